@@ -1,0 +1,1 @@
+"""Training jobs (sft, reward, rl) and the services they expose while they run: LearnerService, WeightService."""
