@@ -1,0 +1,195 @@
+"""Config of an rl run: PPO against a reward model or a reward function, fed by rollout workers."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from preceptor.learner.run_configs.base import CheckpointConfig, ConfigModel, PathText, RunConfig
+from preceptor.learner.run_configs.ppo import PpoConfig
+
+
+class Turn(ConfigModel):
+    """One turn of a conversation."""
+
+    role: str = Field(min_length=1, max_length=64, description="A role of the policy's chat template.")
+    content: str = Field(max_length=1_000_000, description="What was said.")
+
+
+class PromptSource(ConfigModel):
+    """Where the prompts come from; they are drawn in an order that the seed fixes, reshuffled every epoch."""
+
+    path: PathText | None = Field(
+        default=None,
+        description='Text file with a prompt per line, or JSONL rows {"prompt": text or messages, "prompt_id"?}.',
+    )
+    items: tuple[str | tuple[Turn, ...], ...] = Field(
+        default=(), max_length=100_000, description="Prompts written into the config: texts or conversations."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "PromptSource":
+        if (self.path is None) == (not self.items):
+            raise ValueError("give exactly one of `path` (a prompt file) and `items` (prompts in the config)")
+        return self
+
+
+class SamplingConfig(ConfigModel):
+    """How completions are drawn. RL sampling has top_p 1, no top_k and no penalties, so there is no field for them."""
+
+    temperature: float = Field(default=1.0, gt=0, le=100, description="Also divides the learner's logits.")
+    max_tokens: int = Field(default=64, ge=1, le=131_072, description="Tokens per completion at most.")
+    stop: tuple[str, ...] = Field(default=(), max_length=16, description="Strings that end a completion beside EOS.")
+
+
+class RewardSource(ConfigModel):
+    """What scores the completions, through RewardService."""
+
+    name: str = Field(
+        default="",
+        max_length=200,
+        description="Name in RewardService; empty: its current model, or the run id if function or model is set.",
+    )
+    function: str | None = Field(
+        default=None,
+        max_length=4096,
+        description='Reward function, "package.module:function" or "path/to/file.py:function"; loaded at the start.',
+    )
+    model: PathText | None = Field(
+        default=None, description="Reward model directory or artifact URI; loaded at the start under `name`."
+    )
+
+    @model_validator(mode="after")
+    def _not_both(self) -> "RewardSource":
+        if self.function is not None and self.model is not None:
+            raise ValueError("give `function` or `model`, not both; without either, `name` must be loaded already")
+        if self.function is not None and ":" not in self.function:
+            raise ValueError('`function` must read "package.module:function" or "path/to/file.py:function"')
+        return self
+
+
+class FeedbackShare(ConfigModel):
+    """Which live groups are offered to raters as comparisons."""
+
+    project: str = Field(default="", max_length=63, description="Feedback project; empty: nothing is offered.")
+    share: float = Field(default=0.0, ge=0, le=1, description="Share of the groups that is offered.")
+    control_share: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the groups that is offered as the random control, always kept."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FeedbackShare":
+        if self.share + self.control_share > 1:
+            raise ValueError(f"share {self.share} + control_share {self.control_share} exceeds 1")
+        if not self.project and self.share + self.control_share > 0:
+            raise ValueError("share and control_share need `project`, the feedback project that takes the comparisons")
+        return self
+
+
+class PublishConfig(ConfigModel):
+    """Policy versions in the artifact store."""
+
+    keep_versions: int = Field(
+        default=4, ge=2, le=100_000, description="Newest full versions kept; those that checkpoints name stay as well."
+    )
+    keep_every: int = Field(
+        default=0, ge=0, le=1_000_000, description="Versions that are multiples of this stay for good; 0: none."
+    )
+    timeout_s: float = Field(
+        default=600.0, gt=0, le=86_400, description="Longest wait for the version before to be durable."
+    )
+
+
+def _rl_checkpoints() -> CheckpointConfig:
+    return CheckpointConfig(every_steps=10)
+
+
+class RlConfig(RunConfig):
+    """PPO on rollouts that generators and rollout workers stream to the learner."""
+
+    kind: Literal["rl"] = Field(description="Which run this is.")
+    model: PathText = Field(description="Initial policy: any Hugging Face causal LM directory; version 0 of the run.")
+    reference: PathText | None = Field(default=None, description="Frozen policy that KL is taken to; default: `model`.")
+    critic_init: PathText | None = Field(
+        default=None, description="Reward model directory that the critic starts from; without it, the policy's trunk."
+    )
+    prompts: PromptSource = Field(description="What is asked.")
+    reward: RewardSource = Field(default_factory=RewardSource, description="What scores.")
+    batch_size: int = Field(default=128, ge=1, le=1_048_576, description="Rollouts per step.")
+    group_size: int = Field(default=4, ge=1, le=4096, description="Rollouts per prompt group; divides batch_size.")
+    total_steps: int = Field(ge=1, le=10_000_000, description="Steps of the run.")
+    max_staleness: int = Field(
+        default=1,
+        ge=0,
+        le=1024,
+        description="Batches issued ahead of the one in training. 0: synchronous, every token by the newest version.",
+    )
+    staleness: Literal["wait", "drop"] = Field(
+        default="wait",
+        description="wait: groups are taken in issue order however long they took; drop: a group older than "
+        "max_staleness is given up.",
+    )
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How completions are drawn.")
+    attempt_deadline_s: float = Field(
+        default=300.0, gt=0, le=86_400, description="A group without a result after this is sent again."
+    )
+    max_attempts: int = Field(default=4, ge=1, le=100, description="Attempts per group before it is abandoned.")
+    retry_backoff_s: float = Field(
+        default=1.0, ge=0, le=3600, description="Wait before a failed group is sent again; doubles per attempt."
+    )
+    critic_warmup_steps_after_switch: int = Field(
+        default=0, ge=0, le=100_000, description="Steps of critic-only training after the reward model's version rose."
+    )
+    feedback: FeedbackShare = Field(default_factory=FeedbackShare, description="What raters get to see.")
+    ppo: PpoConfig = Field(
+        default_factory=PpoConfig, description="The update. Its batch_size and temperature are this run's."
+    )
+    publish: PublishConfig = Field(default_factory=PublishConfig, description="Policy versions in the store.")
+    checkpoint: CheckpointConfig = Field(
+        default_factory=_rl_checkpoints, description="Also bounds the rollouts that wait for acknowledgement."
+    )
+    log_every_steps: int = Field(default=1, ge=1, le=1_000_000, description="Steps between lines of metrics.jsonl.")
+
+    @property
+    def groups_per_batch(self) -> int:
+        return self.batch_size // self.group_size
+
+    @property
+    def reward_name(self) -> str:
+        """The name under which RewardService knows the scorer; empty: its current one."""
+        if self.reward.name or (self.reward.function is None and self.reward.model is None):
+            return self.reward.name
+        return self.run_id
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_ppo(cls, values: Any) -> Any:
+        """The update's batch size, temperature and critic follow the run unless they are written out."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("ppo", {}), Mapping):
+            return values
+        ppo = dict(values.get("ppo", {}))
+        sampling = values.get("sampling", {})
+        ppo.setdefault("batch_size", values.get("batch_size", cls.model_fields["batch_size"].default))
+        if isinstance(sampling, Mapping) and "temperature" in sampling:
+            ppo.setdefault("temperature", sampling["temperature"])
+        ppo.setdefault("critic", "policy" if values.get("critic_init") is None else "reward_model")
+        ppo.setdefault("total_updates", values.get("total_steps"))
+        return {**values, "ppo": ppo}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RlConfig":
+        if self.batch_size % self.group_size:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of group_size {self.group_size}")
+        if self.ppo.batch_size != self.batch_size:
+            raise ValueError(f"ppo.batch_size {self.ppo.batch_size} differs from batch_size {self.batch_size}")
+        if self.ppo.temperature != self.sampling.temperature:
+            raise ValueError(
+                f"ppo.temperature {self.ppo.temperature} differs from sampling.temperature {self.sampling.temperature}"
+            )
+        if self.ppo.critic == "reward_model" and self.critic_init is None:
+            raise ValueError("ppo.critic is reward_model, so critic_init must name a reward model directory")
+        if self.ppo.critic == "policy" and self.critic_init is not None:
+            raise ValueError("critic_init is set, so ppo.critic must be reward_model (or leave one of them out)")
+        if self.critic_warmup_steps_after_switch and self.reward.function is not None:
+            raise ValueError("critic_warmup_steps_after_switch has no effect with reward.function: it has no versions")
+        return self
