@@ -145,5 +145,3 @@ def _module(name: str) -> tuple[str, ...]:
 
 def _is_model_dir(policy: str) -> bool:
     return "/" in policy or (bool(policy) and Path(policy, "config.json").is_file())
-
-

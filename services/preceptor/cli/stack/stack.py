@@ -58,7 +58,7 @@ class Stack:
         return True
 
     def wait_ready(self, names: list[str], timeout_s: float) -> None:
-        """Returns when /readyz of all `names` says yes. A process that keeps dying fails at once, with its log's end."""
+        """Returns when /readyz of all `names` says yes. One that keeps dying fails at once, with its log's end."""
         waiting = list(names)
 
         def ready() -> bool:
@@ -117,7 +117,9 @@ class Stack:
     def _refuse_crash_loops(self, names: list[str]) -> None:
         for info in self.supervisor.processes():
             if info["name"] in names and info["statename"] in {"BACKOFF", "FATAL"}:
-                raise InternalError(f"{info['name']} does not start. The end of its log:\n{self.log_tail(info['name'])}")
+                raise InternalError(
+                    f"{info['name']} does not start. The end of its log:\n{self.log_tail(info['name'])}"
+                )
 
     def _refuse_taken_ports(self, programs: list[Program]) -> None:
         host = self.layout.options.host
@@ -169,7 +171,7 @@ def _bindable(host: str, port: int) -> bool:
 
 def _http_ok(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2.0) as reply:  # noqa: S310 - our own loopback address
+        with urllib.request.urlopen(url, timeout=2.0) as reply:
             return bool(reply.status == 200)
     except (OSError, urllib.error.URLError):
         return False

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from preceptor.common.errors import InternalError, Unavailable
@@ -135,10 +136,11 @@ class Supervisor:
     def shutdown(self, timeout_s: float = 120.0) -> None:
         """Stops every process (SIGTERM, later SIGKILL of its group) and supervisord itself."""
         try:
+            pid = self._proxy().getPID()
             self._proxy().shutdown()
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"supervisord does not answer on {self._socket}: {error}") from error
-        wait_until(lambda: not self.is_running(), timeout_s=timeout_s, what="the processes to stop")
+        wait_until(lambda: not psutil.pid_exists(pid), timeout_s=timeout_s, what="the processes to stop")
 
     def processes(self) -> list[dict[str, Any]]:
         """supervisord's process table: name, statename, pid, description, spawnerr, …"""

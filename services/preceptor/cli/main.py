@@ -1,0 +1,66 @@
+"""The `preceptor` command. Subcommands are imported when they are called, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from preceptor.common.errors import InvalidInput, PreceptorError
+
+COMMANDS = {
+    "up": "preceptor.cli.commands.up:up",
+    "down": "preceptor.cli.commands.up:down",
+    "status": "preceptor.cli.commands.up:status",
+    "demo": "preceptor.cli.commands.demo:demo",
+    "train": "preceptor.cli.commands.train:train",
+    "loop": "preceptor.cli.commands.loop:loop",
+    "feedback": "preceptor.cli.commands.feedback:feedback",
+    "generate": "preceptor.cli.commands.inference:generate",
+    "score": "preceptor.cli.commands.inference:score",
+    "models": "preceptor.cli.commands.models:models",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules, imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        target = COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, _, attribute = target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="preceptor")
+def cli() -> None:
+    """Reinforcement learning from human feedback, as services."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
+    sys.exit(run(argv))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """As `main`, returning the exit code."""
+    try:
+        result: Any = cli.main(args=argv, prog_name="preceptor", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except PreceptorError as error:
+        click.echo(f"preceptor: {error}", err=True)
+        return 2 if isinstance(error, InvalidInput) else 1
+    return result if isinstance(result, int) else 0
