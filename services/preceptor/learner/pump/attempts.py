@@ -1,0 +1,51 @@
+"""What is sent, what comes back, and how often it is tried."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLimits:
+    """deadline_s: from sending to giving up. retry_backoff_s: before attempt 2; doubles with every further one."""
+
+    deadline_s: float
+    max_attempts: int
+    retry_backoff_s: float = 0.0
+    max_retry_backoff_s: float = 60.0
+
+    def backoff_s(self, attempt: int) -> float:
+        """Seconds between the end of the attempt before and this one; 0 for the first."""
+        if attempt <= 1:
+            return 0.0
+        return min(self.retry_backoff_s * 2.0 ** min(attempt - 2, 30), self.max_retry_backoff_s)
+
+
+@dataclass(frozen=True, slots=True)
+class SendOrder:
+    """An attempt to be sent, not before `not_before_s`; `deadline_s` is when it expires."""
+
+    issue_index: int
+    attempt: int
+    not_before_s: float
+    deadline_s: float
+
+
+class Outcome(StrEnum):
+    """What a result says, before the ledger knows what to make of it."""
+
+    USABLE = "usable"
+    FAILED = "failed"
+    FAILED_FOR_GOOD = "failed_for_good"
+    ORPHANED = "orphaned"
+
+
+class Disposition(StrEnum):
+    """What the ledger made of a result. REDELIVERED: the attempt had its result. FOREIGN: not of this run's making."""
+
+    STAGED = "staged"
+    STALE = "stale"
+    DUPLICATE = "duplicate"
+    FAILED = "failed"
+    ORPHANED = "orphaned"
+    REDELIVERED = "redelivered"
+    FOREIGN = "foreign"

@@ -1,0 +1,295 @@
+"""The pump's ledger: the truth about every group and attempt. The broker is only a hint.
+
+No clock and no I/O: times are seconds on whatever clock the caller uses (the pump: Unix time), and what must be sent
+comes out of `due_orders`. A ledger that was restored from a checkpoint learns from results of attempts it does not know
+("adopts" them): they were sent after that checkpoint, by the process that died.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from preceptor.learner.pump.accounting import Accounting, AttemptState, GroupState
+from preceptor.learner.pump.attempts import AttemptLimits, Disposition, Outcome, SendOrder
+
+_OPEN_ATTEMPTS = (AttemptState.IN_FLIGHT, AttemptState.EXPIRED)
+_LIVE_ATTEMPTS = (AttemptState.IN_FLIGHT, AttemptState.STAGED)
+_OPEN_GROUPS = (GroupState.IN_FLIGHT, GroupState.STAGED)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    state: AttemptState
+    deadline_s: float
+
+
+@dataclass(slots=True)
+class _Group:
+    issue_index: int
+    state: GroupState = GroupState.IN_FLIGHT
+    attempts: list[_Attempt] = field(default_factory=list)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in _OPEN_GROUPS
+
+    @property
+    def is_closed(self) -> bool:
+        """Ended, and no attempt can move any more."""
+        return not self.is_open and all(attempt.state not in _OPEN_ATTEMPTS for attempt in self.attempts)
+
+
+class Ledger:
+    """Groups by issue index: open ones in issue order, ended ones while an attempt of theirs may still report."""
+
+    def __init__(self, limits: AttemptLimits, *, max_adopted_groups: int) -> None:
+        """max_adopted_groups: how far past the cursor a result may lie and still be believed after a restart."""
+        self._limits = limits
+        self._max_adopted_groups = max_adopted_groups
+        self._open: dict[int, _Group] = {}
+        self._lingering: dict[int, _Group] = {}
+        self._orders: list[SendOrder] = []
+        self.cursor = 0
+        self.consecutive_abandoned = 0
+        self.accounting = Accounting()
+
+    @property
+    def open_groups(self) -> int:
+        """Issued and neither trained nor abandoned."""
+        return len(self._open)
+
+    @property
+    def awaited_groups(self) -> int:
+        """Open groups whose result has not arrived."""
+        return sum(group.state is GroupState.IN_FLIGHT for group in self._open.values())
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def issue(self, now_s: float) -> int:
+        """Opens the next group in issue order and orders its first attempt; returns its issue index."""
+        group = self._open_group(self.cursor)
+        self._order_attempt(group, now_s)
+        return group.issue_index
+
+    def due_orders(self, now_s: float) -> list[SendOrder]:
+        """Takes out the orders to send now. Orders of groups that were served meanwhile are cancelled instead."""
+        due: list[SendOrder] = []
+        later: list[SendOrder] = []
+        for order in self._orders:
+            if not self._is_wanted(order):
+                self._cancel_order(order)
+            elif order.not_before_s <= now_s:
+                due.append(order)
+            else:
+                later.append(order)
+        self._orders = later
+        return due
+
+    def next_event_s(self) -> float | None:
+        """When `due_orders` or `expire` next has something to do; None if nothing is planned."""
+        times = [order.not_before_s for order in self._orders]
+        times += [attempt.deadline_s for _, attempt in self._attempts_in_flight()]
+        return min(times, default=None)
+
+    # -- results -------------------------------------------------------------------------------------------------
+
+    def receive(self, issue_index: int, attempt: int, outcome: Outcome, now_s: float) -> Disposition:
+        """Books the result of an attempt. A repeated result changes nothing; a late one leaves `expired`."""
+        if not self._believable(issue_index, attempt):
+            return Disposition.FOREIGN
+        self._adopt_groups(issue_index, now_s)
+        group = self._open.get(issue_index) or self._lingering.get(issue_index)
+        if group is None:
+            return Disposition.REDELIVERED
+        self._adopt_attempts(group, attempt, now_s)
+        record = group.attempts[attempt - 1]
+        if record.state not in _OPEN_ATTEMPTS:
+            return Disposition.REDELIVERED
+        disposition = self._judge(group, outcome)
+        self._move_attempt(record, AttemptState(disposition.value))
+        if disposition is Disposition.STAGED:
+            self._move_group(group, GroupState.STAGED)
+        else:
+            self._retry_or_abandon(group, now_s, for_good=outcome is Outcome.FAILED_FOR_GOOD)
+        self._settle(group)
+        return disposition
+
+    def expire(self, now_s: float) -> int:
+        """Gives up attempts whose deadline has passed and orders the next ones; returns how many expired."""
+        late = [(group, attempt) for group, attempt in self._attempts_in_flight() if attempt.deadline_s <= now_s]
+        for group, attempt in late:
+            self._move_attempt(attempt, AttemptState.EXPIRED)
+            self._retry_or_abandon(group, now_s)
+            self._settle(group)
+        return len(late)
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def head(self, count: int) -> list[int] | None:
+        """The first `count` open groups in issue order if every one of them is staged, else None."""
+        indexes: list[int] = []
+        for index, group in self._open.items():
+            if group.state is not GroupState.STAGED:
+                return None
+            indexes.append(index)
+            if len(indexes) == count:
+                return indexes
+        return None
+
+    def train(self, issue_indexes: list[int]) -> None:
+        """Books staged groups as trained. Raises ValueError, before any change, if one of them is not staged."""
+        groups = [self._staged(index) for index in issue_indexes]
+        for group in groups:
+            self._move_staged_attempt(group, AttemptState.TRAINED)
+            self._move_group(group, GroupState.TRAINED)
+            self._settle(group)
+        self.consecutive_abandoned = 0
+
+    def drop_stale(self, issue_index: int) -> None:
+        """Books a staged group as too old: its attempt is stale, the group abandoned."""
+        group = self._staged(issue_index)
+        self._move_staged_attempt(group, AttemptState.STALE)
+        self._move_group(group, GroupState.ABANDONED)
+        self._settle(group)
+
+    def close(self) -> None:
+        """Ends the run's bookkeeping: what is in flight or staged is cancelled, open groups are abandoned."""
+        self._orders.clear()
+        for group in [*self._open.values(), *self._lingering.values()]:
+            for attempt in group.attempts:
+                if attempt.state in _LIVE_ATTEMPTS:
+                    self._move_attempt(attempt, AttemptState.CANCELLED)
+            if group.is_open:
+                self._move_group(group, GroupState.ABANDONED)
+            self._settle(group)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """JSON of everything but staged results: those are still in the stream and will be delivered again."""
+        groups = [*self._open.values(), *self._lingering.values()]
+        return {
+            "cursor": self.cursor,
+            "consecutive_abandoned": self.consecutive_abandoned,
+            "accounting": self.accounting.snapshot(),
+            "groups": [
+                [g.issue_index, g.state.value, [[a.state.value, a.deadline_s] for a in g.attempts]] for g in groups
+            ],
+            "orders": [[o.issue_index, o.attempt, o.not_before_s, o.deadline_s] for o in self._orders],
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Takes over a snapshot. Staged groups become awaited again."""
+        self.cursor = int(snapshot["cursor"])
+        self.consecutive_abandoned = int(snapshot["consecutive_abandoned"])
+        self.accounting = Accounting.restored(snapshot["accounting"])
+        self._open, self._lingering = {}, {}
+        for index, state, attempts in snapshot["groups"]:
+            group = _Group(index, GroupState(state), [_Attempt(AttemptState(s), deadline) for s, deadline in attempts])
+            (self._open if group.is_open else self._lingering)[index] = group
+            if group.state is GroupState.STAGED:
+                self._move_staged_attempt(group, AttemptState.IN_FLIGHT)
+                self._move_group(group, GroupState.IN_FLIGHT)
+        self._orders = [SendOrder(*order) for order in snapshot["orders"]]
+
+    # -- inner workings ------------------------------------------------------------------------------------------
+
+    def _open_group(self, issue_index: int) -> _Group:
+        group = self._open[issue_index] = _Group(issue_index)
+        self.cursor = issue_index + 1
+        self.accounting.group_issued()
+        return group
+
+    def _add_attempt(self, group: _Group, deadline_s: float) -> int:
+        group.attempts.append(_Attempt(AttemptState.IN_FLIGHT, deadline_s))
+        self.accounting.attempt_sent()
+        return len(group.attempts)
+
+    def _order_attempt(self, group: _Group, now_s: float) -> None:
+        not_before_s = now_s + self._limits.backoff_s(len(group.attempts) + 1)
+        deadline_s = not_before_s + self._limits.deadline_s
+        attempt = self._add_attempt(group, deadline_s)
+        self._orders.append(SendOrder(group.issue_index, attempt, not_before_s, deadline_s))
+
+    def _is_wanted(self, order: SendOrder) -> bool:
+        group = self._open.get(order.issue_index)
+        if group is None or group.state is not GroupState.IN_FLIGHT:
+            return False
+        return group.attempts[order.attempt - 1].state is AttemptState.IN_FLIGHT
+
+    def _cancel_order(self, order: SendOrder) -> None:
+        group = self._open.get(order.issue_index) or self._lingering.get(order.issue_index)
+        if group is None:
+            return
+        record = group.attempts[order.attempt - 1]
+        if record.state is AttemptState.IN_FLIGHT:
+            self._move_attempt(record, AttemptState.CANCELLED)
+            self._settle(group)
+
+    def _believable(self, issue_index: int, attempt: int) -> bool:
+        return 0 <= issue_index < self.cursor + self._max_adopted_groups and 1 <= attempt <= self._limits.max_attempts
+
+    def _adopt_groups(self, issue_index: int, now_s: float) -> None:
+        """Groups are issued in order: a result past the cursor proves that all up to it had been sent."""
+        while self.cursor <= issue_index:
+            self._add_attempt(self._open_group(self.cursor), now_s + self._limits.deadline_s)
+
+    def _adopt_attempts(self, group: _Group, attempt: int, now_s: float) -> None:
+        """A later attempt proves that the earlier ones had been given up."""
+        while len(group.attempts) < attempt:
+            for earlier in group.attempts:
+                if earlier.state is AttemptState.IN_FLIGHT:
+                    self._move_attempt(earlier, AttemptState.EXPIRED)
+            self._add_attempt(group, now_s + self._limits.deadline_s)
+
+    def _judge(self, group: _Group, outcome: Outcome) -> Disposition:
+        if outcome is Outcome.ORPHANED:
+            return Disposition.ORPHANED
+        if outcome in (Outcome.FAILED, Outcome.FAILED_FOR_GOOD):
+            return Disposition.FAILED
+        if group.state is GroupState.IN_FLIGHT:
+            return Disposition.STAGED
+        return Disposition.STALE if group.state is GroupState.ABANDONED else Disposition.DUPLICATE
+
+    def _retry_or_abandon(self, group: _Group, now_s: float, *, for_good: bool = False) -> None:
+        if group.state is not GroupState.IN_FLIGHT:
+            return
+        if not for_good and any(attempt.state is AttemptState.IN_FLIGHT for attempt in group.attempts):
+            return
+        if not for_good and len(group.attempts) < self._limits.max_attempts:
+            self._order_attempt(group, now_s)
+            return
+        self._move_group(group, GroupState.ABANDONED)
+        self.consecutive_abandoned += 1
+
+    def _attempts_in_flight(self) -> list[tuple[_Group, _Attempt]]:
+        groups = [*self._open.values(), *self._lingering.values()]
+        return [(g, a) for g in groups for a in g.attempts if a.state is AttemptState.IN_FLIGHT]
+
+    def _staged(self, issue_index: int) -> _Group:
+        group = self._open.get(issue_index)
+        if group is None or group.state is not GroupState.STAGED:
+            raise ValueError(f"group {issue_index} is not staged")
+        return group
+
+    def _move_staged_attempt(self, group: _Group, new: AttemptState) -> None:
+        for attempt in group.attempts:
+            if attempt.state is AttemptState.STAGED:
+                self._move_attempt(attempt, new)
+
+    def _move_attempt(self, attempt: _Attempt, new: AttemptState) -> None:
+        self.accounting.attempt_moved(attempt.state, new)
+        attempt.state = new
+
+    def _move_group(self, group: _Group, new: GroupState) -> None:
+        self.accounting.group_moved(group.state, new)
+        group.state = new
+
+    def _settle(self, group: _Group) -> None:
+        """Ended groups leave the open ones; they are forgotten once nothing of theirs can move."""
+        if group.is_open:
+            return
+        self._open.pop(group.issue_index, None)
+        if group.is_closed:
+            self._lingering.pop(group.issue_index, None)
+        else:
+            self._lingering[group.issue_index] = group

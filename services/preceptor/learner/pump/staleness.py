@@ -1,0 +1,66 @@
+"""How old a group is, and what to do with one that is too old."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from preceptor.learner.pump.lineage import PolicyLineage
+from preceptor.learner.types import Experience
+
+
+def oldest_step(experience: Experience, lineage: PolicyLineage) -> int | None:
+    """Step of the oldest version that computed a token; None if one of the versions was rolled back."""
+    steps = [lineage.step_of(version) for version, _, _ in experience.version_spans]
+    known = [step for step in steps if step is not None]
+    return min(known) if known and len(known) == len(steps) else None
+
+
+def group_staleness(experiences: Sequence[Experience], lineage: PolicyLineage) -> int | None:
+    """The learner's step minus the step of the oldest token in the group; None if a version was rolled back."""
+    steps = [oldest_step(experience, lineage) for experience in experiences]
+    known = [step for step in steps if step is not None]
+    return lineage.step - min(known) if known and len(known) == len(steps) else None
+
+
+class StalenessPolicy(Protocol):
+    """Decides about groups that have arrived and are next in issue order."""
+
+    def too_old(self, staleness: int) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForAll:
+    """Every group is trained, however long it took: long completions are not lost for being long."""
+
+    def too_old(self, staleness: int) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class DropOlderThan:
+    """Groups older than max_staleness steps are given up."""
+
+    max_staleness: int
+
+    def too_old(self, staleness: int) -> bool:
+        return staleness > self.max_staleness
+
+
+def staleness_by_length(experiences: Sequence[Experience], lineage: PolicyLineage) -> dict[str, float]:
+    """Mean and maximum staleness over rollouts, and how much older the longer half is than the shorter one."""
+    ages = {e.rollout_id: group_staleness([e], lineage) or 0 for e in experiences}
+    by_length = sorted(experiences, key=lambda e: len(e.token_ids))
+    half = len(by_length) // 2
+    metrics = {
+        "staleness/rollouts_mean": _mean(list(ages.values())),
+        "staleness/rollouts_max": float(max(ages.values(), default=0)),
+    }
+    if half:
+        shorter = _mean([ages[e.rollout_id] for e in by_length[:half]])
+        longer = _mean([ages[e.rollout_id] for e in by_length[-half:]])
+        metrics["staleness/longer_half_minus_shorter"] = longer - shorter
+    return metrics
+
+
+def _mean(values: list[int]) -> float:
+    return sum(values) / len(values) if values else 0.0
