@@ -30,9 +30,9 @@ def encode_reward_input(
 ) -> list[int]:
     """Token ids that a reward model scores, at the last of them.
 
-    A text prompt is joined to the completion as it stands and tokenised in one piece. A conversation is rendered with the
-    tokenizer's chat template, the completion as the assistant's turn. A finished completion ends with EOS; one that was
-    cut off for length ends with its own last token, so that the model can tell the two apart.
+    A text prompt is joined to the completion as it stands and tokenised in one piece. A conversation is rendered with
+    the tokenizer's chat template, the completion as the assistant's turn. A finished completion ends with EOS; one
+    that was cut off for length ends with its own last token, so that the model can tell the two apart.
 
     Args:
       finished: the completion ended with EOS or a stop string, not for length.

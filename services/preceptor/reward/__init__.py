@@ -1,0 +1,1 @@
+"""RewardService: scores completions with reward models and reward functions."""

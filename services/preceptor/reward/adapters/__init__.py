@@ -1,0 +1,1 @@
+"""What the reward service reaches outside: torch models, user functions, the artifact store."""

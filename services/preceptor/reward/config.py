@@ -1,0 +1,85 @@
+"""Settings of the reward service."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from preceptor.common.config import ServiceSettings
+from preceptor.reward.types import ModelSpec, RewardKind
+
+_ENTRY = re.compile(r"^(?P<name>[a-z0-9][a-z0-9._-]{0,62})=(?P<uri>[^,]+?)(?:@(?P<version>\d+))?$")
+_FUNCTION = re.compile(r"^(?:[\w./ -]+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*$")
+
+
+class RewardSettings(ServiceSettings):
+    """`PRECEPTOR_REWARD_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="PRECEPTOR_REWARD_")
+
+    port: int = 7110
+    metrics_port: int = 7210
+    models: str = ""
+    """Loaded at start: a comma list of name=uri[@version]; a uri is a model folder's address (relative: in the artifact
+    store), or a function as package.module:function or path/file.py:function."""
+    current: str = ""
+    """The name that answers to the empty one; by default the first of `models`."""
+    allow_functions: bool = True
+    """Whether LoadModel may name Python code."""
+    max_batch_items: Annotated[int, Field(ge=1, le=4096)] = 64
+    max_batch_tokens: Annotated[int, Field(ge=1)] = 65_536
+    max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    max_queue_items: Annotated[int, Field(ge=1)] = 4096
+    max_request_items: Annotated[int, Field(ge=1)] = 1024
+    max_input_tokens: Annotated[int, Field(ge=0)] = 0
+    """The longest prompt plus completion; 0 is the model's own context."""
+    truncate_prompts: bool = False
+    """Drop the beginning of a prompt that is too long, instead of refusing it."""
+    function_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    function_threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Calls of one reward function at a time; above 1 the function must be thread-safe."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<n>."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: float32 on a CPU, the checkpoint's own on a GPU."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RewardSettings":
+        specs = parse_models(self.models)
+        names = [spec.name for spec in specs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"models names one of {names} twice")
+        if self.current and self.current not in names:
+            raise ValueError(f'current is "{self.current}", which is not in models ({", ".join(names) or "empty"})')
+        if self.max_request_items > self.max_queue_items:
+            raise ValueError(f"max_request_items ({self.max_request_items}) exceeds max_queue_items")
+        return self
+
+    @property
+    def specs(self) -> tuple[ModelSpec, ...]:
+        """`models`, parsed."""
+        return parse_models(self.models)
+
+    @property
+    def initial_current(self) -> str:
+        """The name that is current until a call says otherwise; empty when nothing is loaded at start."""
+        return self.current or next((spec.name for spec in self.specs), "")
+
+
+def parse_models(text: str) -> tuple[ModelSpec, ...]:
+    """Specs of a comma list of name=uri[@version]. Raises ValueError naming the entry at fault."""
+    return tuple(_parse_entry(entry.strip()) for entry in text.split(",") if entry.strip())
+
+
+def kind_of(uri: str) -> RewardKind:
+    """A uri like package.module:function or path/file.py:function is a function, any other a model."""
+    return RewardKind.FUNCTION if _FUNCTION.match(uri) else RewardKind.MODEL
+
+
+def _parse_entry(entry: str) -> ModelSpec:
+    match = _ENTRY.match(entry)
+    if match is None:
+        raise ValueError(f'models entry "{entry}" is not name=uri[@version], with a name of lower case, digits and .-_')
+    uri = match["uri"].strip()
+    return ModelSpec(match["name"], kind_of(uri), uri, int(match["version"] or 0))
