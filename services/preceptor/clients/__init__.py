@@ -1,0 +1,1 @@
+"""Typed clients of every service: what users and the services themselves call each other with."""

@@ -1,0 +1,1 @@
+"""What every service shares: settings, errors, servers and channels, Celery, telemetry, artifacts, discovery."""
