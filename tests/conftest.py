@@ -1,0 +1,36 @@
+"""Fixtures that every part's tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from preceptor.common.artifacts import ArtifactStore
+from tests.support.redis import RedisProcess
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """The session's Redis. A test that kills one starts its own RedisProcess."""
+    with RedisProcess(tmp_path_factory.mktemp("redis")) as process:
+        yield process
+
+
+@pytest.fixture
+def redis_url(redis_process: RedisProcess) -> str:
+    """The address of a real Redis, emptied before the test."""
+    with redis.Redis.from_url(redis_process.url) as client:
+        client.flushall()
+    return redis_process.url
+
+
+@pytest.fixture
+def artifacts_url(tmp_path: Path) -> str:
+    return (tmp_path / "artifacts").as_uri()
+
+
+@pytest.fixture
+def artifacts(artifacts_url: str) -> ArtifactStore:
+    """A store in a folder of the test's own."""
+    return ArtifactStore(artifacts_url)
