@@ -6,6 +6,7 @@ from preceptor.learner.run_configs.base import (
     ModelSource,
     OptimizerConfig,
     RunConfig,
+    map_paths,
     resolve_paths,
 )
 from preceptor.learner.run_configs.ppo import CorrectionConfig, KlConfig, PpoConfig
@@ -25,5 +26,6 @@ __all__ = [
     "RewardData",
     "RunConfig",
     "SftConfig",
+    "map_paths",
     "resolve_paths",
 ]

@@ -1,5 +1,6 @@
 """What every run config shares: identity, model source, optimiser, checkpoints."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -90,24 +91,32 @@ class RunConfig(ConfigModel):
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
-def resolve_paths(config: ConfigT, base: Path) -> ConfigT:
-    """Returns a copy whose relative `PathText` fields are absolute below base; URIs and hub ids stay as they are."""
-    fields = type(config).model_fields
+def map_paths(config: ConfigT, change: Callable[[str], str]) -> ConfigT:
+    """Returns a copy in which every `PathText` value is change(value)."""
     changes = {
-        name: _resolved(getattr(config, name), base, is_path=_has_path(info.annotation) or _PATH in info.metadata)
-        for name, info in fields.items()
+        name: _mapped(getattr(config, name), change, is_path=_PATH in info.metadata or _has_path(info.annotation))
+        for name, info in type(config).model_fields.items()
     }
     return config.model_copy(update=changes)
 
 
-def _resolved(value: Any, base: Path, *, is_path: bool) -> Any:
-    if isinstance(value, BaseModel):
-        return resolve_paths(value, base)
-    if isinstance(value, tuple):
-        return tuple(_resolved(item, base, is_path=is_path) for item in value)
-    if is_path and isinstance(value, str) and "://" not in value and not value.startswith(HUB_PREFIX):
+def resolve_paths(config: ConfigT, base: Path) -> ConfigT:
+    """Returns a copy whose relative `PathText` values are absolute below base; URIs and hub ids stay as they are."""
+
+    def absolute(value: str) -> str:
+        if "://" in value or value.startswith(HUB_PREFIX):
+            return value
         return str(base / Path(value).expanduser())
-    return value
+
+    return map_paths(config, absolute)
+
+
+def _mapped(value: Any, change: Callable[[str], str], *, is_path: bool) -> Any:
+    if isinstance(value, BaseModel):
+        return map_paths(value, change)
+    if isinstance(value, tuple):
+        return tuple(_mapped(item, change, is_path=is_path) for item in value)
+    return change(value) if is_path and isinstance(value, str) else value
 
 
 def _has_path(annotation: Any) -> bool:

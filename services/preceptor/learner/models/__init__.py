@@ -1,0 +1,1 @@
+"""Hugging Face models as the learner uses them: loading, batching, forward passes, export."""

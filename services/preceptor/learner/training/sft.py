@@ -1,0 +1,106 @@
+"""Supervised fine-tuning: config in, tuned Hugging Face directory out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from preceptor.common.errors import InvalidInput
+from preceptor.learner.data.supervised import load_supervised
+from preceptor.learner.models.batching import TokenBatch, TokenRow, micro_batches
+from preceptor.learner.models.forward import CausalHead, precision, target_logprobs
+from preceptor.learner.models.loading import context_length, load_causal_lm
+from preceptor.learner.run_configs.sft import SftConfig
+from preceptor.learner.training.export import export, prepare
+from preceptor.learner.training.loop import Schedule, TrainingLoop
+from preceptor.learner.types import Progress, ProgressCallback, RunResult
+
+
+def run_sft(config: SftConfig, run_dir: Path, progress: ProgressCallback | None = None) -> RunResult:
+    """Trains, evaluates and exports to run_dir/model; goes on from the last checkpoint where there is one.
+
+    Raises:
+      InvalidInput: model, tokenizer or data are not usable; the message names the field or the file and line.
+      FailedPrecondition: run_dir holds a checkpoint of another config.
+    """
+    device = prepare(config)
+    model, tokenizer = load_causal_lm(config.model, seed=config.seed)
+    train, held_out, skipped = _rows(config, model, tokenizer)
+    task = SftTask(model.to(device), train, held_out, config, pad_id=tokenizer.pad_token_id or 0)
+    schedule = Schedule(config.epochs, config.batch_size, config.optimizer, config.eval_every_steps)
+    loop = TrainingLoop(task, config, schedule, run_dir, progress)
+    if not loop.run():
+        return RunResult("", loop.step, loop.last_metrics, stopped=True)
+    if progress:
+        progress(Progress("export", loop.step, loop.total_steps))
+    export(model, tokenizer, run_dir / "model")
+    return RunResult("model", loop.step, loop.last_metrics | {"data/rows_without_targets": float(skipped)})
+
+
+class SftTask:
+    """Next-token cross-entropy, mean over the target tokens of the step."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        train: list[TokenRow],
+        held_out: list[TokenRow],
+        config: SftConfig,
+        *,
+        pad_id: int,
+    ) -> None:
+        self.model = model
+        self.examples = len(train)
+        self._train, self._held_out, self._config, self._pad_id = train, held_out, config, pad_id
+        self._head = CausalHead(model)
+
+    def accumulate(self, indexes: Sequence[int]) -> dict[str, float]:
+        """Adds the gradients of the mean negative log-likelihood per target token; returns loss and counts."""
+        batches = self._batches([self._train[i] for i in indexes])
+        targets = sum(int(batch.target_mask.sum()) for batch in batches)
+        total = 0.0
+        for batch in batches:
+            loss = self._negative_logprobs(batch).sum() / max(1, targets)
+            loss.backward()
+            total += float(loss.detach())
+        tokens = sum(len(self._train[i].token_ids) for i in indexes)
+        return {"loss": total, "num_tokens": float(tokens), "num_target_tokens": float(targets)}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Returns eval/loss, mean negative log-likelihood per held-out target token, in nats."""
+        if not self._held_out:
+            return {}
+        batches = self._batches(self._held_out)
+        targets = sum(int(batch.target_mask.sum()) for batch in batches)
+        total = sum(float(self._negative_logprobs(batch).sum()) for batch in batches)
+        return {"eval/loss": total / max(1, targets)}
+
+    def _negative_logprobs(self, batch: TokenBatch) -> Tensor:
+        batch = batch.to(self.model.device)
+        with precision(self.model.device, self._config.dtype):
+            return -target_logprobs(self.model, self._head, batch).logprobs
+
+    def _batches(self, rows: Sequence[TokenRow]) -> list[TokenBatch]:
+        return micro_batches(rows, self._config.micro_batch_tokens, self._pad_id)
+
+
+def _rows(
+    config: SftConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[TokenRow], list[TokenRow], int]:
+    limit = context_length(model)
+    if config.max_length > limit:
+        raise InvalidInput(
+            f"max_length {config.max_length} is beyond the model's context of {limit} tokens", field="max_length"
+        )
+    options = {"max_length": config.max_length, "completion_only": config.completion_only}
+    loaded = load_supervised(config.data, tokenizer, **options)
+    if config.eval_data:
+        return loaded.rows, load_supervised(config.eval_data, tokenizer, **options).rows, loaded.without_targets
+    generator = torch.Generator().manual_seed(config.seed)
+    order = torch.randperm(len(loaded.rows), generator=generator).tolist()
+    held_out = int(len(order) * config.eval_fraction)
+    train = [loaded.rows[i] for i in sorted(order[held_out:])]
+    return train, [loaded.rows[i] for i in order[:held_out]], loaded.without_targets
