@@ -84,6 +84,10 @@ class Ledger:
         self._orders = later
         return due
 
+    def put_back(self, orders: list[SendOrder]) -> None:
+        """Returns orders that could not be sent."""
+        self._orders = [*orders, *self._orders]
+
     def next_event_s(self) -> float | None:
         """When `due_orders` or `expire` next has something to do; None if nothing is planned."""
         times = [order.not_before_s for order in self._orders]

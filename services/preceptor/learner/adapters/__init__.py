@@ -1,0 +1,1 @@
+"""The learner's ends towards Redis, Celery, the artifact store and the reward service."""
