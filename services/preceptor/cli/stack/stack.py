@@ -109,6 +109,19 @@ class Stack:
             )
         return rows
 
+    def run_job(self, program: Program) -> None:
+        """Starts a job beside the services; one of that name that has ended is replaced."""
+        self.supervisor.remove(program.name)
+        (self.layout.jobs_dir / f"{program.name}.conf").write_text(program.section(self.layout.logs_dir))
+        self.supervisor.add(program.name)
+
+    def job_exit_code(self, name: str) -> int | None:
+        """The exit code of a job that has ended for good; None while it runs or is being restarted."""
+        for info in self.supervisor.processes():
+            if info["name"] == name and info["statename"] in {"EXITED", "FATAL", "STOPPED"}:
+                return int(info["exitstatus"])
+        return None
+
     def log_tail(self, name: str, lines: int = 15) -> str:
         """The last lines of a process's log."""
         path = self.layout.logs_dir / f"{name}.log"

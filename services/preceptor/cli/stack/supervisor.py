@@ -36,6 +36,8 @@ class Program:
     stop_timeout_s: int = 45
     priority: int = 500
     start_seconds: int = 1
+    done_codes: tuple[int, ...] | None = None
+    """Exit codes that end a job for good; None: the process belongs up and is always started again."""
 
     def section(self, logs_dir: Path) -> str:
         """The program as a section of supervisord.conf."""
@@ -49,7 +51,8 @@ class Program:
             "stdout_logfile_maxbytes=32MB",
             "stdout_logfile_backups=1",
             "autostart=true",
-            "autorestart=true",
+            "autorestart=true" if self.done_codes is None else "autorestart=unexpected",
+            f"exitcodes={','.join(str(code) for code in self.done_codes or (0,))}",
             f"startsecs={self.start_seconds}",
             "startretries=1000000",
             f"stopwaitsecs={self.stop_timeout_s}",
@@ -158,6 +161,12 @@ class Supervisor:
         except xmlrpc.client.Fault as fault:
             if "ALREADY_ADDED" not in fault.faultString:
                 raise InternalError(f"supervisord refused {name}: {fault.faultString}") from fault
+
+    def remove(self, name: str) -> None:
+        """Stops and forgets a program; one that was never there is fine."""
+        if any(row["name"] == name for row in self.processes()):
+            self.stop(name)
+            self._proxy().removeProcessGroup(name)
 
     def stop(self, name: str) -> None:
         """Stops one program and waits for it; one that does not run is left as it is."""

@@ -1,0 +1,93 @@
+"""`preceptor train`: one training run on the user's own data."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from preceptor.cli.output import home_option, json_option, print_json, print_table
+from preceptor.cli.rl_run import run_rl
+from preceptor.cli.stack.layout import Layout, StackOptions, parse_scale
+from preceptor.cli.stack.programs import ProgramFactory
+from preceptor.common.errors import InvalidInput
+
+KINDS = ("sft", "reward", "rl")
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+@home_option()
+@click.option("--dry-run", is_flag=True, help="Check the config and its files; print what would be done.")
+@click.option("--scale", multiple=True, metavar="STAGE=COUNT", help="rl only: processes per stage, e.g. generation=2.")
+@click.option("--port-base", type=click.IntRange(0, 50000), default=0, help="Added to every port.")
+@json_option
+def train(
+    kind: str, config: Path, home: Path, dry_run: bool, scale: tuple[str, ...], port_base: int, as_json: bool
+) -> int:
+    """Run one training job: supervised fine-tuning, a reward model, or PPO.
+
+    An interrupted run goes on from its last checkpoint when it is started again.
+    """
+    check_kind(config, kind)
+    if dry_run:
+        show_plan(plan_of(config), as_json)
+        return 0
+    options = StackOptions(scale=StackOptions().scale | parse_scale(scale), port_base=port_base, with_console=False)
+    layout = Layout(home, options)
+    layout.artifacts_dir.mkdir(parents=True, exist_ok=True)
+    code = run_rl(config, layout) if kind == "rl" else run_in_foreground(config, layout)
+    if code == 0 and as_json:
+        print_json({"run_id": run_id_of(config), "artifacts": layout.artifacts_url})
+    return code
+
+
+def check_kind(config: Path, kind: str) -> None:
+    """InvalidInput unless the file exists, is a YAML mapping and says `kind: <kind>`."""
+    raw = read_mapping(config)
+    if raw.get("kind") != kind:
+        raise InvalidInput(f"{config}: kind is {raw.get('kind')!r}, but `preceptor train {kind}` needs kind: {kind}")
+
+
+def read_mapping(config: Path) -> dict[str, Any]:
+    """The YAML mapping in a file; InvalidInput naming the file otherwise."""
+    if not config.is_file():
+        raise InvalidInput(f"{config}: no such file", field="config")
+    try:
+        raw = yaml.safe_load(config.read_text())
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{config}: not YAML: {error}", field="config") from error
+    if not isinstance(raw, dict):
+        raise InvalidInput(f"{config}: expected a mapping of settings at the top", field="config")
+    return raw
+
+
+def run_id_of(config: Path) -> str:
+    """The run's id as the file has it, for messages; the full check is the learner's."""
+    return str(read_mapping(config).get("run_id", ""))
+
+
+def plan_of(config: Path) -> dict[str, Any]:
+    """What the run would load and do, after checking the config and every file it names."""
+    from preceptor.learner.dry_run import dry_run
+
+    return dry_run(config)
+
+
+def show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+    else:
+        print_table(["", ""], [[key, value] for key, value in plan.items()])
+
+
+def run_in_foreground(config: Path, layout: Layout) -> int:
+    """Runs a job that needs no other service in this terminal; returns its exit code."""
+    env = {**os.environ, **ProgramFactory(layout).learner_env(all_cores=True)}
+    return subprocess.run([sys.executable, "-m", "preceptor.learner", str(config)], env=env, check=False).returncode
