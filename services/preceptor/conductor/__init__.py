@@ -1,0 +1,1 @@
+"""LoopService: runs the loop sft -> comparisons -> labels -> reward model -> rl, and owns registry and lineage."""

@@ -1,0 +1,1 @@
+"""The conductor's hands: supervisord, and the other services over gRPC."""
