@@ -44,7 +44,7 @@ class ServiceProcess:
         self.module = module
         self.metrics_port = metrics_port
         self._command = [sys.executable, "-m", module, *args]
-        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **env}
+        self.env = dict(env)
         self.log_path = folder / f"{module}-{free_port()}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -56,7 +56,12 @@ class ServiceProcess:
     def start(self) -> "ServiceProcess":
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=REPOSITORY, env=self._env, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                cwd=REPOSITORY,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.env},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         return self
 

@@ -70,6 +70,7 @@ class Server:
             options=_options(self._settings.max_message_bytes),
             maximum_concurrent_rpcs=self._settings.max_concurrent_rpcs + _BACKSTOP_RPCS,
         )
+        self._server = server
         self._health_service = _HealthService(self.health)
         health_pb2_grpc.add_HealthServicer_to_server(self._health_service, server)
         names = [name for _, _, name in self._services]
@@ -87,7 +88,6 @@ class Server:
         )
         self.metrics_port = self._probe.port
         await server.start()
-        self._server = server
         log.info("listening", port=self.port, metrics_port=self.metrics_port)
 
     def serve(self) -> None:
@@ -99,11 +99,13 @@ class Server:
     async def stop(self, on_drain: OnDrain | None = None) -> None:
         """Turns NOT_SERVING, runs `on_drain(seconds left)`, lets calls in progress finish, and closes both ports.
 
-        The whole takes at most `drain_timeout_s`; calls that still run then are cancelled.
+        The whole takes at most `drain_timeout_s`; calls that still run then are cancelled. A second call does nothing.
         """
+        if self.draining.is_set():
+            return
+        self.draining.set()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain_timeout_s
-        self.draining.set()
         self.health.set_ready(False)
         for _, _, name in self._services:
             self.health.set_serving(name, False)
@@ -182,21 +184,22 @@ class _HealthService(grpc_health.aio.HealthServicer):  # type: ignore[misc,name-
         health.subscribe(self._on_change)
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802  grpc's name
-        watching = asyncio.ensure_future(super().Watch(request, context))
+        seen = _LastWritten(context)
+        watching = asyncio.ensure_future(super().Watch(request, seen))
         closing = asyncio.ensure_future(self._closing.wait())
         try:
             await asyncio.wait({watching, closing}, return_when=asyncio.FIRST_COMPLETED)
-            if watching.done():
-                watching.result()
         finally:
             watching.cancel()
             closing.cancel()
             await asyncio.gather(watching, closing, return_exceptions=True)
+        if self._closing.is_set() and seen.status != _status(False):
+            await seen.write(health_pb2.HealthCheckResponse(status=_status(False)))
 
     async def close(self) -> None:
-        """Ends the watches after their last change went out."""
+        """Ends the watches, their last word being NOT_SERVING."""
         self._health.unsubscribe(self._on_change)
-        await asyncio.gather(*self._changes)
+        await self.enter_graceful_shutdown()
         self._closing.set()
 
     def _on_change(self, name: str, serving: bool) -> None:
@@ -204,8 +207,20 @@ class _HealthService(grpc_health.aio.HealthServicer):  # type: ignore[misc,name-
 
     def _apply(self, name: str, serving: bool) -> None:
         task = self._loop.create_task(self.set(name, _status(serving)))
-        self._changes.add(task)
+        self._changes.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self._changes.discard)
+
+
+class _LastWritten:
+    """A servicer context that remembers the status it was last asked to send."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self.status: int | None = None
+
+    async def write(self, response: health_pb2.HealthCheckResponse) -> None:
+        self.status = response.status
+        await self._context.write(response)
 
 
 def _status(serving: bool) -> health_pb2.HealthCheckResponse.ServingStatus:

@@ -22,7 +22,9 @@ class ProbeServer:
 
     def __init__(self, server: ThreadingHTTPServer) -> None:
         self._server = server
-        self._thread = threading.Thread(target=server.serve_forever, name="probe", daemon=True)
+        self._thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="probe", daemon=True
+        )
         self._thread.start()
         self.port: int = server.server_address[1]
 
