@@ -1,0 +1,1 @@
+"""Rollout workers: prompt -> generation -> reward -> experience stream."""

@@ -1,0 +1,1 @@
+"""What a rollout worker reaches: generators, the reward service, Redis, the feedback queue."""

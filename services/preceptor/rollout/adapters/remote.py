@@ -1,0 +1,74 @@
+"""The services a worker calls: generators by discovery, the reward service by address."""
+
+import threading
+from collections.abc import Sequence
+
+from preceptor.api.generation.v1 import generation_service_pb2 as generation_pb
+from preceptor.clients.generation import GenerationClient
+from preceptor.clients.reward import RewardClient
+from preceptor.common.discovery import KIND_GENERATION, Registry
+from preceptor.common.errors import PreceptorError
+from preceptor.rollout.converters import (
+    generate_request,
+    generation_from_response,
+    generator_from_record,
+    score_request,
+    scoring_from_response,
+)
+from preceptor.rollout.types import Completion, Generation, Generator, Job, Scoring
+
+_PROBE_TIMEOUT_S = 2.0
+
+
+class Generators:
+    """Discovers, probes and calls generators; one channel per address, shared by all threads."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._clients: dict[str, GenerationClient] = {}
+
+    def discover(self) -> Sequence[Generator]:
+        """The generators that are alive. Raises Unavailable when Redis does not answer."""
+        return [generator_from_record(record) for record in self._registry.list(KIND_GENERATION)]
+
+    def probe(self, generator: Generator) -> bool:
+        """Whether it answers and serves."""
+        try:
+            status = self._client(generator.address).status(
+                generation_pb.GetStatusRequest(), timeout_s=_PROBE_TIMEOUT_S
+            )
+        except PreceptorError:
+            return False
+        return status.state == generation_pb.GENERATOR_STATE_SERVING
+
+    def generate(
+        self,
+        generator: Generator,
+        job: Job,
+        *,
+        n: int,
+        continue_from: tuple[Completion, ...],
+        timeout_s: float,
+    ) -> Generation:
+        """See `types.Generate`."""
+        request = generate_request(job, n, continue_from)
+        return generation_from_response(self._client(generator.address).generate(request, timeout_s=timeout_s))
+
+    def _client(self, address: str) -> GenerationClient:
+        with self._lock:
+            client = self._clients.get(address)
+            if client is None:
+                client = self._clients[address] = GenerationClient(address)
+            return client
+
+
+class RewardServer:
+    """Calls the reward service over one channel, shared by all threads."""
+
+    def __init__(self, address: str) -> None:
+        self._client = RewardClient(address)
+
+    def score(self, job: Job, completions: tuple[Completion, ...], *, timeout_s: float) -> Scoring:
+        """See `types.Score`."""
+        return scoring_from_response(self._client.score(score_request(job, completions), timeout_s=timeout_s))

@@ -1,0 +1,179 @@
+"""Which generator gets the next group."""
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from preceptor.common.errors import DeadlineExceeded, InvalidInput, Overloaded, PreceptorError, Unavailable
+from preceptor.common.telemetry import get_logger
+from preceptor.rollout.retry import CircuitBreaker
+from preceptor.rollout.types import Deadline, Generator, Job
+
+log = get_logger(__name__)
+
+Discover = Callable[[], Sequence[Generator]]
+Probe = Callable[[Generator], bool]
+
+
+class GeneratorPool:
+    """Hands out the least loaded healthy generator of a run. Threads share it.
+
+    A whole group goes to one generator. Load is what the generator announced plus what this worker has sent it since.
+    Generators that have reached the wanted policy version come first; ties are broken by the group's id, so that
+    repeated attempts meet a warm prefix cache. Whoever fails is ejected for a growing time, and probed before it gets
+    work again. While Redis is away the generators last known are used.
+
+    Args:
+        discover: the live generators; raises Unavailable when they cannot be asked for.
+        probe: whether a generator that failed serves again; cheap, and raises nothing.
+        refresh_s: how old the list of generators may grow.
+    """
+
+    def __init__(
+        self,
+        discover: Discover,
+        probe: Probe,
+        *,
+        refresh_s: float = 1.0,
+        breaker: Callable[[], CircuitBreaker] = CircuitBreaker,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._discover = discover
+        self._probe = probe
+        self._refresh_s = refresh_s
+        self._new_breaker = breaker
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._known: tuple[Generator, ...] = ()
+        self._refresh_at = float("-inf")
+        self._in_flight: Counter[str] = Counter()
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._closed = False
+
+    @contextmanager
+    def lease(self, job: Job, sequences: int, deadline: Deadline) -> Iterator[Generator]:
+        """The generator to use for so many sequences; how the block ends tells the pool how the generator is.
+
+        Raises:
+          Unavailable: no generator of the run could be had until the deadline, or the pool was closed.
+        """
+        generator = self._acquire(job, sequences, deadline)
+        try:
+            yield generator
+        except Overloaded as error:
+            seconds = error.retry_after_s or 1.0
+            self._settle(generator, lambda breaker: breaker.hold(seconds))
+            raise
+        except DeadlineExceeded:
+            self._settle(generator, CircuitBreaker.suspect)  # slow, or dead: the next one asks first
+            raise
+        except InvalidInput:
+            raise  # the request's fault
+        except PreceptorError as error:
+            log.warning("generator ejected for a while", generator=generator.id, error=error.message)
+            self._settle(generator, CircuitBreaker.failed)
+            raise
+        else:
+            self._settle(generator, CircuitBreaker.succeeded)
+        finally:
+            self._release(generator, sequences)
+
+    def in_flight(self) -> dict[str, int]:
+        """Sequences this worker waits for, by generator id."""
+        with self._changed:
+            addresses = {generator.address: generator.id for generator in self._known}
+            return {addresses.get(key, key): count for key, count in self._in_flight.items() if count}
+
+    def close(self) -> None:
+        """Whoever waits for a generator gets Unavailable at once."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _acquire(self, job: Job, sequences: int, deadline: Deadline) -> Generator:
+        while True:
+            self._refresh()
+            with self._changed:
+                generator = self._choose(job)
+                if generator is None:
+                    self._wait_or_raise(job, deadline)
+                    continue
+                self._in_flight[generator.address] += sequences
+                if not self._breaker(generator).needs_probe:
+                    return generator
+                self._breaker(generator).begin_probe()
+            if self._probed(generator):
+                return generator
+            self._release(generator, sequences)
+
+    def _choose(self, job: Job) -> Generator | None:
+        candidates = [g for g in self._of_run(job.run_id) if self._breaker(g).admits]
+        return min(candidates, key=lambda generator: self._rank(job, generator), default=None)
+
+    def _rank(self, job: Job, generator: Generator) -> tuple[bool, int, bytes]:
+        lags = generator.policy_version < job.min_policy_version
+        tie = hashlib.blake2b(f"{job.group_id} {generator.id}".encode(), digest_size=8).digest()
+        return lags, generator.load + self._in_flight[generator.address], tie
+
+    def _wait_or_raise(self, job: Job, deadline: Deadline) -> None:
+        """Waits until something may have changed. Holds the condition's lock."""
+        if self._closed:
+            raise Unavailable("the rollout worker stops", reason="WORKER_STOPPING")
+        generators = self._of_run(job.run_id)
+        if deadline.passed:
+            raise Unavailable(_nobody(job.run_id, generators, self._known), reason="NO_GENERATOR")
+        waits = [self._breaker(generator).wait_s() for generator in generators]
+        soonest = min((wait for wait in waits if wait > 0), default=self._refresh_s)
+        self._changed.wait(max(min(soonest, self._refresh_s, deadline.remaining_s()), 0.001))
+
+    def _of_run(self, run_id: str) -> list[Generator]:
+        return [generator for generator in self._known if generator.run_id in (run_id, "")]
+
+    def _breaker(self, generator: Generator) -> CircuitBreaker:
+        return self._breakers.setdefault(generator.address, self._new_breaker())
+
+    def _probed(self, generator: Generator) -> bool:
+        alive = self._probe(generator)
+        self._settle(generator, CircuitBreaker.probe_succeeded if alive else CircuitBreaker.failed)
+        return alive
+
+    def _settle(self, generator: Generator, tell: Callable[[CircuitBreaker], None]) -> None:
+        with self._changed:
+            tell(self._breaker(generator))
+            self._changed.notify_all()
+
+    def _release(self, generator: Generator, sequences: int) -> None:
+        with self._changed:
+            self._in_flight[generator.address] -= sequences
+            self._changed.notify_all()
+
+    def _refresh(self) -> None:
+        with self._changed:
+            if self._clock() < self._refresh_at:
+                return
+            self._refresh_at = self._clock() + self._refresh_s  # one thread asks, the others go on with what is known
+        try:
+            known = tuple(self._discover())
+        except Unavailable as error:
+            log.warning("generators cannot be discovered; using those last known", error=error.message)
+            return
+        with self._changed:
+            self._known = known
+            self._forget_absent()
+            self._changed.notify_all()
+
+    def _forget_absent(self) -> None:
+        present = {generator.address for generator in self._known}
+        for address in [address for address in self._breakers if address not in present]:
+            if not self._in_flight[address]:
+                del self._breakers[address], self._in_flight[address]
+
+
+def _nobody(run_id: str, of_run: Sequence[Generator], known: Sequence[Generator]) -> str:
+    if of_run:
+        return f'all {len(of_run)} generators of run "{run_id}" fail or are full'
+    others = ", ".join(sorted({generator.run_id for generator in known})) or "none"
+    return f'no generator serves run "{run_id}" (runs served: {others})'
