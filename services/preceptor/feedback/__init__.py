@@ -1,0 +1,1 @@
+"""FeedbackService: comparisons, leases and votes. It owns the votes database."""

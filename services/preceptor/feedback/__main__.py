@@ -1,0 +1,67 @@
+"""Starts the feedback service: `python -m preceptor.feedback`, settings by PRECEPTOR_FEEDBACK_* (see config.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from preceptor.api.feedback.v1 import feedback_service_pb2_grpc as pb_grpc
+from preceptor.common.config import load_settings
+from preceptor.common.grpc_server import Server, run_service
+from preceptor.common.health import Health
+from preceptor.common.process import apply_cpu_plan
+from preceptor.common.telemetry import BusyClock, setup_logging
+from preceptor.feedback.adapters.migrate import migrate
+from preceptor.feedback.adapters.notices import LabelNotices
+from preceptor.feedback.adapters.sql_store import SqlStore, make_engine
+from preceptor.feedback.config import FeedbackSettings
+from preceptor.feedback.database_threads import DatabaseThreads
+from preceptor.feedback.lease_service import LeaseService
+from preceptor.feedback.server import FULL_NAME, FeedbackServicer
+from preceptor.feedback.service import FeedbackService, utc_now
+from preceptor.feedback.vote_service import VoteService
+
+
+async def serve(settings: FeedbackSettings) -> None:
+    """Runs until SIGTERM; ready once the database is at the newest schema."""
+    engine = make_engine(settings.database_url, settings.database_threads)
+    store = SqlStore(engine)
+    threads = DatabaseThreads(settings.database_threads, settings.database_queue)
+    limits = settings.limits
+    servicer = FeedbackServicer(
+        FeedbackService(store, utc_now, limits),
+        LeaseService(store, utc_now, limits),
+        VoteService(store, utc_now, limits),
+        threads,
+        BusyClock("feedback"),
+        settings.idle_retry_s,
+    )
+    notices = LabelNotices(store, threads, settings.redis_url, settings.notice_interval_s)
+    tasks: list[asyncio.Task[None]] = []
+
+    async def open_database() -> None:
+        await threads.run(migrate, engine)
+        tasks.append(asyncio.create_task(notices.run()))
+
+    server = Server(settings, Health())
+    server.add(pb_grpc.add_FeedbackServiceServicer_to_server, servicer, FULL_NAME)
+    try:
+        await server.run(on_start=open_database)
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        threads.close()
+        store.close()
+
+
+def main() -> None:
+    settings = load_settings(FeedbackSettings)
+    setup_logging(settings.instance, settings.log_format, settings.log_level)
+    apply_cpu_plan(settings.cpu_cores, settings.threads)
+    run_service(lambda: serve(settings))
+
+
+if __name__ == "__main__":
+    main()

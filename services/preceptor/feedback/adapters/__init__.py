@@ -1,0 +1,1 @@
+"""What the feedback service touches of the world: SQL databases and Redis."""
