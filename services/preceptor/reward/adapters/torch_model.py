@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from preceptor.common.errors import InvalidInput, NotFound
@@ -80,11 +81,14 @@ def load_torch_model(
         config = AutoConfig.from_pretrained(path, local_files_only=True)
         _require_one_output(path, config)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, local_files_only=True, dtype=_dtype(dtype, where)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            path, local_files_only=True, dtype=_dtype(dtype, where), output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InvalidInput(f"{path} does not load as a reward model: {error}", field="uri") from error
+    if report["missing_keys"]:  # transformers would make them up
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InvalidInput(f"{path} lacks {missing}: it was not saved as a whole reward model", field="uri")
     limits = [n for n in (max_input_tokens, getattr(config, "max_position_embeddings", 0)) if n]
     return TorchRewardModel(
         model.to(where).eval(),
