@@ -1,0 +1,122 @@
+"""FeedbackPort over FeedbackService."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from preceptor.api.feedback.v1 import feedback_service_pb2 as pb
+from preceptor.clients.feedback import AsyncFeedbackClient
+from preceptor.console import converters, types
+
+SAMPLE_PAGE = 50
+CANDIDATES_PER_COMPARISON = 2
+"""How many samples one comparison gives: a page full of answers to one prompt says less than several prompts."""
+
+
+class GrpcFeedback:
+    """The feedback service through its client.
+
+    Args:
+        client: an open client.
+        timeout_s: the deadline of each call.
+    """
+
+    def __init__(self, client: AsyncFeedbackClient, timeout_s: float) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+
+    async def projects(self, page_size: int, page_token: str) -> types.ProjectPage:
+        """A page of projects."""
+        answer = await self._client.list_projects(
+            pb.ListProjectsRequest(page_size=page_size, page_token=page_token), timeout_s=self._timeout_s
+        )
+        return types.ProjectPage(
+            projects=tuple(converters.project(item) for item in answer.projects),
+            next_page_token=answer.next_page_token,
+        )
+
+    async def project(self, project_id: str) -> types.Project:
+        """One project."""
+        answer = await self._client.get_project(pb.GetProjectRequest(project_id=project_id), timeout_s=self._timeout_s)
+        return converters.project(answer.project)
+
+    async def lease(self, project_id: str, request: types.LeaseRequest) -> types.LeaseOffer:
+        """The rater's next comparison, or the one they hold."""
+        answer = await self._client.lease_comparison(
+            pb.LeaseComparisonRequest(
+                project_id=project_id, rater_id=request.rater_id, lease_seconds=request.lease_seconds
+            ),
+            timeout_s=self._timeout_s,
+        )
+        lease = converters.lease(answer.lease, datetime.now(UTC)) if answer.HasField("lease") else None
+        return types.LeaseOffer(lease=lease, retry_after_seconds=answer.retry_after_seconds)
+
+    async def extend(self, lease_id: str, request: types.ExtendRequest) -> types.LeaseExtension:
+        """Prolongs a lease."""
+        answer = await self._client.extend_lease(
+            pb.ExtendLeaseRequest(lease_id=lease_id, rater_id=request.rater_id, lease_seconds=request.lease_seconds),
+            timeout_s=self._timeout_s,
+        )
+        return converters.extension(answer, datetime.now(UTC))
+
+    async def release(self, lease_id: str, request: types.ReleaseRequest) -> None:
+        """Gives a lease back."""
+        await self._client.release_lease(
+            pb.ReleaseLeaseRequest(
+                lease_id=lease_id, rater_id=request.rater_id, reason=request.reason, flag=request.flag
+            ),
+            timeout_s=self._timeout_s,
+        )
+
+    async def submit(self, request: types.RankingRequest, client: str) -> types.Ranking:
+        """Stores a vote."""
+        answer = await self._client.submit_ranking(converters.submission(request, client), timeout_s=self._timeout_s)
+        return converters.ranking(answer.ranking)
+
+    async def retract(self, event_id: str, request: types.RetractRequest) -> types.Retraction:
+        """Takes a vote out of force."""
+        answer = await self._client.retract_ranking(
+            pb.RetractRankingRequest(
+                event_id=request.event_id, retracts=event_id, rater_id=request.rater_id, reason=request.reason
+            ),
+            timeout_s=self._timeout_s,
+        )
+        return types.Retraction(sequence=answer.sequence)
+
+    async def rankings(self, project_id: str, rater_id: str, page_size: int, page_token: str) -> types.RankingPage:
+        """A rater's votes in force, newest first."""
+        answer = await self._client.list_rankings(
+            pb.ListRankingsRequest(
+                project_id=project_id, rater_id=rater_id, page_size=page_size, page_token=page_token
+            ),
+            timeout_s=self._timeout_s,
+        )
+        return types.RankingPage(
+            rankings=tuple(converters.ranking(item) for item in answer.rankings),
+            next_page_token=answer.next_page_token,
+        )
+
+    async def comparison(self, comparison_id: str) -> types.ShownComparison:
+        """A comparison as raters see it."""
+        answer = await self._client.get_comparison(
+            pb.GetComparisonRequest(comparison_id=comparison_id), timeout_s=self._timeout_s
+        )
+        return converters.shown_comparison(answer.comparison)
+
+    async def samples(self, project_id: str, limit: int) -> tuple[types.Sample, ...]:
+        """Completions of the newest policy versions among the first page of comparisons."""
+        answer = await self._client.list_comparisons(
+            pb.ListComparisonsRequest(project_id=project_id, page_size=SAMPLE_PAGE), timeout_s=self._timeout_s
+        )
+        found = [
+            sample
+            for comparison in answer.comparisons
+            for sample in converters.samples(comparison)[:CANDIDATES_PER_COMPARISON]
+        ]
+        found.sort(key=lambda sample: -sample.policy_version)
+        return tuple(found[:limit])
+
+    async def stats(self, project_id: str) -> types.Stats:
+        """Where a project stands."""
+        answer = await self._client.stats(pb.GetStatsRequest(project_id=project_id), timeout_s=self._timeout_s)
+        return converters.stats(answer)
