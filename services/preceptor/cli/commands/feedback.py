@@ -106,9 +106,9 @@ def collect(
     home: Path,
 ) -> None:
     """Let the policy answer the prompts in a file and queue the answers for ranking."""
-    from preceptor.learner.data.prompts import read_prompts
+    from preceptor.learner.data.prompts import load_prompts
 
-    chosen = read_prompts(prompts)[:limit]
+    chosen = load_prompts(prompts)[:limit]
     with (
         FeedbackClient(address_of("feedback", home, address)) as votes,
         GenerationClient(address_of("generation", home, generation_address)) as policy,
@@ -183,7 +183,7 @@ def sample_comparison(
     )
 
 
-def _prompt_proto(prompt: str | list[dict[str, str]]) -> text_pb2.Prompt:
+def _prompt_proto(prompt: str | tuple[dict[str, str], ...]) -> text_pb2.Prompt:
     if isinstance(prompt, str):
         return text_pb2.Prompt(text=prompt)
     messages = [text_pb2.Message(role=turn["role"], content=turn["content"]) for turn in prompt]

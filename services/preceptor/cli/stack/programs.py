@@ -35,7 +35,7 @@ class ProgramFactory:
         return programs
 
     def _redis(self) -> Program:
-        return Program("redis", (redis_executable(), str(self._layout.redis_dir / "redis.conf")), priority=100)
+        return Program("redis", (str(redis_executable()), str(self._layout.redis_dir / "redis.conf")), priority=100)
 
     def _generation(self, index: int) -> Program:
         options = self._layout.options
