@@ -1,0 +1,207 @@
+"""PPO with a critic, one update at a time.
+
+The update, in order: old_logprobs, ref_logprobs and values of the whole batch; per-token KL and score to rewards; GAE;
+whitening; importance weights against the sampling engine; then epochs of minibatches over policy and critic.
+
+Follows Ziegler et al. 2019 (arXiv 1909.08593), Huang et al. 2024 ("The N+ implementation details of RLHF with PPO",
+arXiv 2403.17031) and Zheng et al. 2023 ("Secrets of RLHF", arXiv 2307.04964); off-policy correction as in
+learner.rl.corrections.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from preceptor.common.errors import DataLoss
+from preceptor.learner.models.loading import save_model
+from preceptor.learner.rl.kl import adaptive_kl_coef
+from preceptor.learner.run_configs.ppo import PpoConfig
+from preceptor.learner.training.optimization import restore_rng, rng_state
+from preceptor.learner.training.ppo_batch import RolloutBatch, assemble
+from preceptor.learner.training.ppo_metrics import batch_metrics, score_metrics, target_metrics
+from preceptor.learner.training.ppo_models import PpoModels
+from preceptor.learner.training.ppo_targets import (
+    Forwards,
+    ScoreMoments,
+    compute_targets,
+    non_finite_rows,
+)
+from preceptor.learner.training.ppo_update import PpoUpdate
+from preceptor.learner.types import Experience, StepResult
+
+_STATE = "trainer.pt"
+
+
+class PpoTrainer:
+    """Holds policy, critic, reference, optimisers and controllers; everything that a resume needs is in state_dict."""
+
+    def __init__(
+        self,
+        config: PpoConfig,
+        model_dir: Path,
+        *,
+        reference_dir: Path,
+        critic_dir: Path | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        dtype: str = "float32",
+    ) -> None:
+        """Loads the models.
+
+        Args:
+          config: the update.
+          model_dir: Hugging Face directory of the initial policy.
+          reference_dir: of the frozen reference.
+          critic_dir: reward model directory (config.critic "reward_model"), or a causal LM's ("policy"); None takes
+            the policy's trunk.
+          dtype: "float32" or "bfloat16" forward and backward passes; weights stay float32.
+
+        Raises:
+          InvalidInput: a directory is missing or wrong, or the models' vocabularies differ.
+        """
+        self._config = config
+        self._device = torch.device(device)
+        self.models = PpoModels(
+            config,
+            Path(model_dir),
+            reference_dir=Path(reference_dir),
+            critic_dir=None if critic_dir is None else Path(critic_dir),
+            device=self._device,
+            dtype=dtype,
+        )
+        self._generator = torch.Generator().manual_seed(seed)
+        self._moments = ScoreMoments()
+        self.kl_coef = config.kl.coef
+        self.updates = 0
+
+    def step(self, experiences: Sequence[Experience], *, policy_version: int, critic_only: bool = False) -> StepResult:
+        """Runs one update.
+
+        Args:
+          experiences: the batch; every token's version is at most policy_version.
+          policy_version: version of the weights that the policy has now.
+          critic_only: leave the policy as it is (after the reward model has changed).
+
+        Returns:
+          Metrics under TRL's and verl's names. skipped is True, with the rollouts named in reasons, where NaN or
+          infinity kept the whole update or some of its minibatches from being applied.
+
+        Raises:
+          InvalidInput: a rollout is malformed.
+        """
+        clock = _PhaseClock()
+        batch = assemble(experiences, policy_version=policy_version, device=self._device)
+        forwards = self._forwards(batch, clock)
+        metrics = batch_metrics(batch, forwards)
+        bad = non_finite_rows(batch, forwards)
+        if bad:
+            reasons = [f"{name} is not finite in rollouts {batch.names(rows)}" for name, rows in bad.items()]
+            return StepResult(metrics | {"guard/skipped": 1.0}, skipped=True, reasons=reasons)
+        if self._config.score_scale == "running":
+            self._moments.update(batch.scores)
+        score_sd = self._moments.sd if self._config.score_scale == "running" else 1.0
+        targets = compute_targets(batch, forwards, self._config, kl_coef=self.kl_coef, score_sd=score_sd)
+        metrics |= score_metrics(batch) | target_metrics(batch, forwards, targets, kl_coef=self.kl_coef)
+        clock.mark("targets")
+        metrics["lr"] = self.models.policy_rate()
+        update = PpoUpdate(self._config, self.models, batch, forwards, targets, generator=self._generator)
+        tally = update.run(critic_only=critic_only)
+        clock.mark("update")
+        if not critic_only:
+            metrics["mismatch/ratio_max_dev_first_minibatch"] = tally.first_minibatch_deviation
+        self._control_kl(metrics, len(experiences))
+        self.updates += 1
+        metrics |= tally.means() | clock.metrics(batch) | {"guard/skipped": float(bool(tally.reasons))}
+        return StepResult(metrics, skipped=bool(tally.reasons), reasons=tally.reasons)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what an exact resume needs; the tensors are the live ones, so copy or save before the next step."""
+        return {
+            "models": self.models.state_dict(),
+            "kl_coef": self.kl_coef,
+            "moments": asdict(self._moments),
+            "generator": self._generator.get_state(),
+            "rng": rng_state(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what state_dict returned, on a trainer made with the same config."""
+        self.models.load_state_dict(state["models"])
+        self.kl_coef = float(state["kl_coef"])
+        self._moments = ScoreMoments(**state["moments"])
+        self._generator.set_state(state["generator"])
+        restore_rng(state["rng"])
+        self.updates = int(state["updates"])
+
+    def save(self, directory: Path) -> None:
+        """Writes state_dict to a file in directory and syncs it; the caller makes the directory appear atomically."""
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / _STATE).open("wb") as stream:
+            torch.save(self.state_dict(), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def load(self, directory: Path) -> None:
+        """Restores what save wrote.
+
+        Raises:
+          DataLoss: the file is missing or cannot be read.
+        """
+        try:
+            state = torch.load(directory / _STATE, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            raise DataLoss(f"{directory / _STATE} cannot be read: {error}") from error
+        self.load_state_dict(state)
+
+    def export(self, directory: Path) -> None:
+        """Writes the policy as a plain Hugging Face directory (float32 safetensors and tokenizer)."""
+        save_model(self.models.policy, self.models.tokenizer, directory)
+
+    def _forwards(self, batch: RolloutBatch, clock: "_PhaseClock") -> Forwards:
+        models, rows, mask = self.models, batch.rows, batch.mask
+        clock.mark("assemble")
+        old = models.batch_logprobs(models.policy, rows, mask, with_entropy=True)
+        clock.mark("old_logprobs")
+        reference = None
+        if models.reference is not None:
+            reference = models.batch_logprobs(models.reference, rows, mask).logprobs
+            clock.mark("ref_logprobs")
+        values = models.batch_values(rows, mask)
+        clock.mark("values")
+        return Forwards(old.logprobs, reference, values, old.entropy)
+
+    def _control_kl(self, metrics: dict[str, float], rollouts: int) -> None:
+        kl = self._config.kl
+        if kl.controller == "adaptive" and "objective/kl" in metrics:
+            self.kl_coef = adaptive_kl_coef(
+                self.kl_coef, metrics["objective/kl"], target=kl.target, horizon=kl.horizon, rollouts=rollouts
+            )
+
+
+class _PhaseClock:
+    """Seconds by phase of one update."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def mark(self, phase: str) -> None:
+        now = time.perf_counter()
+        self._seconds[phase] = now - self._last
+        self._last = now
+
+    def metrics(self, batch: RolloutBatch) -> dict[str, float]:
+        total = time.perf_counter() - self._started
+        tokens = sum(len(row.token_ids) for row in batch.rows)
+        phases = {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}
+        return phases | {
+            "time/step_s": total,
+            "tokens/per_second": tokens / total,
+            "samples/per_second": len(batch.rows) / total,
+        }
