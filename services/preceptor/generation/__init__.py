@@ -1,0 +1,1 @@
+"""GenerationService: a vLLM engine that takes new policy versions while it writes."""

@@ -1,0 +1,166 @@
+"""`python -m preceptor.generation`: one generator, configured by PRECEPTOR_GENERATION_*."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+
+from preceptor.api.generation.v1.generation_service_pb2_grpc import add_GenerationServiceServicer_to_server
+from preceptor.common.artifacts import ArtifactStore
+from preceptor.common.config import load_settings
+from preceptor.common.discovery import AsyncRegistry, Record
+from preceptor.common.errors import PreceptorError
+from preceptor.common.grpc_server import Server, run_service
+from preceptor.common.health import Health
+from preceptor.common.process import apply_cpu_plan, exit_with, new_process_group
+from preceptor.common.telemetry import BusyClock, setup_logging
+from preceptor.generation import metrics
+from preceptor.generation.adapters import vllm_env
+from preceptor.generation.adapters.announcer import Announcer
+from preceptor.generation.adapters.learner_watch import LearnerWatch
+from preceptor.generation.adapters.policy_store import PolicyStager, PolicyStore, StoreFetcher, make_staging_folder
+from preceptor.generation.adapters.start_method import start_fork_server
+from preceptor.generation.adapters.vllm_engine import EngineOptions, VllmEngine
+from preceptor.generation.admission import Admission
+from preceptor.generation.config import GenerationSettings
+from preceptor.generation.follower import Follower
+from preceptor.generation.process import GeneratorProcess, RunParts
+from preceptor.generation.server import SERVICE_NAME, GenerationServicer
+from preceptor.generation.service import Generation, Identity
+from preceptor.generation.updates import WeightUpdater
+from preceptor.generation.versions import VersionClock
+
+
+def main() -> None:
+    """Runs until SIGTERM. Exit codes: 0 drained, 1 failed (the supervisor restarts it), 2 wrong settings."""
+    settings = load_settings(GenerationSettings)
+    setup_logging(settings.instance, settings.log_format, settings.log_level)
+    new_process_group()
+    try:
+        options = prepare(settings)
+    except PreceptorError as error:
+        exit_with(error)
+    run_service(lambda: serve(settings, options))
+
+
+def prepare(settings: GenerationSettings) -> EngineOptions:
+    """Sets up the process for vLLM and returns how the engine is to be built. Imports neither torch nor vLLM.
+
+    Raises:
+        PreceptorError: a library is missing, or a core is not ours.
+    """
+    build = vllm_env.installed_build()
+    vllm_env.check_libraries(build)
+    cores = apply_cpu_plan(settings.cpu_cores, settings.threads)
+    eager = build.cpu if settings.enforce_eager is None else settings.enforce_eager
+    vllm_env.prepare(build, threads=settings.threads or len(cores), eager=eager, log_level=settings.engine_log_level)
+    if build.cpu:
+        start_fork_server()
+    return EngineOptions(
+        build=build,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        kv_cache_gib=settings.kv_cache_gib,
+        enforce_eager=eager,
+        chunked_prefill=not build.cpu if settings.chunked_prefill is None else settings.chunked_prefill,
+        seed=settings.seed,
+    )
+
+
+async def serve(settings: GenerationSettings, options: EngineOptions) -> None:
+    """Serves until SIGTERM; exits with code 1 and one line when the engine dies first."""
+    health, clock, busy, engine = Health(), VersionClock(), BusyClock("generation"), VllmEngine(options)
+    registry = AsyncRegistry(settings.redis_url)
+    server = Server(settings, health)
+    updates: list[WeightUpdater] = []
+    admission = Admission(settings.max_requests, busy)
+    metrics.ACTIVE.set_function(lambda: admission.active)
+    metrics.POLICY_VERSION.set(clock.version)
+    generation = Generation(
+        Identity(settings.instance, settings.run_id),
+        engine,
+        clock,
+        admission,
+        busy=busy,
+        max_num_seqs=settings.max_num_seqs,
+        max_wait_s=settings.max_version_wait_s,
+        updates=lambda: updates[0].recent if updates else (),
+    )
+    announcer = Announcer(
+        registry,
+        settings.instance,
+        settings.announce_interval_s,
+        lambda: record_of(generation, f"{advertised_host(settings)}:{server.port}"),
+    )
+    source = settings.model_dir or run_parts(settings, engine, clock, registry, announcer)
+    if isinstance(source, RunParts):
+        updates.append(source.updater)
+    process = GeneratorProcess(generation, engine, clock, announcer, health, source, settings.drain_timeout_s)
+    servicer = GenerationServicer(generation, process.update, process.drain)
+    server.add(add_GenerationServiceServicer_to_server, servicer, SERVICE_NAME)
+    try:
+        await run_until_dead(server, process, engine)
+    finally:
+        await process.close()
+        await registry.close()
+
+
+def run_parts(
+    settings: GenerationSettings,
+    engine: VllmEngine,
+    clock: VersionClock,
+    registry: AsyncRegistry,
+    announcer: Announcer,
+) -> RunParts:
+    """Returns what following a run takes."""
+    folder = make_staging_folder(settings.staging_dir)
+    store = ArtifactStore(settings.artifacts_url, cache_dir=folder / "downloads")
+    stager = PolicyStager(settings.run_id, [StoreFetcher(store, folder / "downloads")], folder)
+    updater = WeightUpdater(engine, stager, clock, settings.load_timeout_s)
+    source = PolicyStore(store, settings.run_id)
+    follower = Follower(source, updater, clock, settings.watch_interval_s, announcer.refresh)
+    return RunParts(follower, updater, stager, LearnerWatch(registry, settings.run_id, follower.offer), folder)
+
+
+async def run_until_dead(server: Server, process: GeneratorProcess, engine: VllmEngine) -> None:
+    """Returns after a drain. SystemExit(1), after one line, when the engine has died."""
+    running = asyncio.ensure_future(server.run(process.start, process.on_drain))
+    dying = asyncio.ensure_future(engine.died())
+    await asyncio.wait({running, dying}, return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        dying.cancel()
+        running.result()
+        return
+    why = dying.result()
+    await process.fail(why)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await server.stop()
+    print(f"generator ends: {why}; restart it", file=sys.stderr)  # noqa: T201  the one line a person reads
+    raise SystemExit(1)
+
+
+def record_of(generation: Generation, address: str) -> Record:
+    """Returns the discovery record as of now."""
+    status = generation.status()
+    return {
+        "address": address,
+        "run_id": status.run_id,
+        "policy_version": status.policy_version,
+        "load": status.running + status.waiting,
+        "max_requests": status.max_requests,
+    }
+
+
+def advertised_host(settings: GenerationSettings) -> str:
+    """Returns the host that clients reach this process at."""
+    if settings.advertised_host:
+        return settings.advertised_host
+    return socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the service stands on: vLLM and the artifact store."""

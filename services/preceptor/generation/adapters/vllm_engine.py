@@ -1,0 +1,291 @@
+"""vLLM's AsyncLLM as the service's engine."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preceptor.common.errors import FailedPrecondition, InvalidInput
+from preceptor.generation.adapters.codec import TokenizerCodec
+from preceptor.generation.adapters.start_method import use_fork_server
+from preceptor.generation.adapters.vllm_env import Build
+from preceptor.generation.engine import EngineDead, LoadError, OnPiece, Piece
+from preceptor.generation.types import Limits, Sampling, Span
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.outputs import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_GIB = 1024**3
+_DEATH_POLL_S = 0.25
+_WORKER_EXTENSION = "preceptor.generation.adapters.worker_extension.WeightExtension"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How the engine is built; 0 and "" leave the choice to vLLM."""
+
+    build: Build
+    dtype: str
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_cache_gib: float
+    enforce_eager: bool
+    chunked_prefill: bool
+    seed: int
+
+
+class VllmEngine:
+    """Sampler and LiveWeights on one AsyncLLM, whose engine runs in processes of its own.
+
+    Args:
+        options: see EngineOptions.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        self._llm: AsyncLLM | None = None
+        self._codec: TokenizerCodec | None = None
+        self._limits: Limits | None = None
+        self._ids = itertools.count()
+        self._running: set[str] = set()
+        self._given_up = ""
+        # Lives as long as the process: the kernel ties children to the thread that started them.
+        self._thread = ThreadPoolExecutor(1, "vllm-start")
+
+    @property
+    def codec(self) -> TokenizerCodec:
+        assert self._codec is not None, "the engine has not started"
+        return self._codec
+
+    @property
+    def limits(self) -> Limits:
+        assert self._limits is not None, "the engine has not started"
+        return self._limits
+
+    async def warm_imports(self) -> None:
+        """Imports vLLM (seconds), so that `start` need not."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, _import_vllm)
+
+    async def start(self, model_dir: Path, version: int) -> None:
+        """Loads a model and serves it as `version`.
+
+        Raises:
+            FailedPrecondition: vLLM refuses the model or the options.
+        """
+        loop = asyncio.get_running_loop()
+        self._llm = await loop.run_in_executor(self._thread, self._build, model_dir)
+        config = self._llm.vllm_config
+        tokenizer = self._llm.get_tokenizer()
+        self._codec = TokenizerCodec(tokenizer)
+        self._limits = Limits(
+            max_model_len=config.model_config.max_model_len,
+            vocab_size=config.model_config.get_vocab_size(),
+            seeds=not (self._options.build.cpu and config.scheduler_config.enable_chunked_prefill),
+        )
+        await self.commit(version)
+        await self.sample([0], Sampling(max_tokens=1), cache_salt="warm-up")
+
+    def _build(self, model_dir: Path) -> AsyncLLM:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        if self._options.build.cpu:
+            use_fork_server()
+        try:
+            return AsyncLLM.from_engine_args(self._engine_args(model_dir))
+        except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise FailedPrecondition(f"vLLM cannot serve {model_dir}: {lines[0]}", reason="ENGINE_START") from error
+
+    def _engine_args(self, model_dir: Path) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+
+        options = self._options
+        arguments: dict[str, Any] = {
+            "model": str(model_dir),
+            "dtype": options.dtype,
+            "seed": options.seed,
+            "max_num_seqs": options.max_num_seqs,
+            "enforce_eager": options.enforce_eager,
+            "enable_chunked_prefill": options.chunked_prefill,
+            "enable_prefix_caching": True,
+            "logprobs_mode": "processed_logprobs",
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+            "worker_extension_cls": _WORKER_EXTENSION,
+        }
+        if options.max_model_len:
+            arguments["max_model_len"] = options.max_model_len
+        if options.max_num_batched_tokens:
+            arguments["max_num_batched_tokens"] = options.max_num_batched_tokens
+        kv_cache_gib = options.kv_cache_gib or (1.0 if options.build.cpu else 0.0)
+        if kv_cache_gib:
+            # With its size given, vLLM runs no profiling pass.
+            arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * _GIB)
+        return AsyncEngineArgs(**arguments)
+
+    async def sample(
+        self, token_ids: Sequence[int], sampling: Sampling, *, cache_salt: str, on_piece: OnPiece | None = None
+    ) -> Piece:
+        """See Sampler."""
+        from vllm.inputs.engine import tokens_input
+
+        llm = self._alive()
+        request_id = f"{next(self._ids)}"
+        # A rendered input, unlike a raw one, is registered without giving up the event loop: so a request with an
+        # old salt cannot slip in between a commit and release_unstarted.
+        prompt = tokens_input(list(token_ids), cache_salt=cache_salt)
+        outputs = llm.generate(prompt, _parameters(sampling, streamed=on_piece is not None), request_id)
+        self._running.add(request_id)
+        try:
+            return await _collect(outputs, on_piece)
+        finally:
+            self._running.discard(request_id)
+
+    async def release_all(self) -> int:
+        """See Sampler."""
+        return await self._release(list(self._running))
+
+    async def release_unstarted(self) -> int:
+        """See LiveWeights."""
+        processor = self._alive().output_processor
+        states: Any = processor.request_states.values()
+        unstarted = [state.external_req_id for state in states if not state.detokenizer.num_output_tokens()]
+        return await self._release(unstarted)
+
+    async def _release(self, request_ids: list[str]) -> int:
+        if request_ids:
+            await self._alive().abort(request_ids)
+        return len(request_ids)
+
+    async def pause(self) -> None:
+        """See LiveWeights."""
+        # clear_cache would drop KV of requests that go on; the salt keeps new requests off old blocks instead.
+        await self._alive().pause_generation(mode="keep", clear_cache=False)
+
+    async def load(self, model_dir: Path) -> None:
+        """See LiveWeights."""
+        await self._call_workers("preceptor_load", str(model_dir))
+
+    async def commit(self, version: int) -> None:
+        """See LiveWeights."""
+        await self._alive().update_weight_version(str(version))
+
+    async def resume(self) -> None:
+        """See LiveWeights."""
+        await self._alive().resume_generation()
+
+    def give_up(self, why: str) -> None:
+        """See LiveWeights."""
+        self._given_up = why
+
+    async def died(self) -> str:
+        """Returns why, once the engine's process has ended on its own or was given up."""
+        while not self._given_up:  # vLLM offers a flag, no event
+            if self._llm is not None and self._llm.errored:
+                return "vLLM's engine process has ended"
+            await asyncio.sleep(_DEATH_POLL_S)
+        return self._given_up
+
+    async def close(self) -> None:
+        """Ends the engine's processes."""
+        if self._llm is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._llm.shutdown)
+
+    async def _call_workers(self, method: str, *arguments: Any) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._alive().collective_rpc(method, args=arguments)
+        except EngineDeadError as error:
+            raise EngineDead from error
+        except Exception as error:  # vLLM hands the worker's exception on as a bare Exception
+            raise LoadError(str(error).strip().splitlines()[0] if str(error).strip() else repr(error)) from error
+
+    def _alive(self) -> AsyncLLM:
+        if self._llm is None or self._llm.errored or self._given_up:
+            raise EngineDead
+        return self._llm
+
+
+def _import_vllm() -> None:
+    import vllm.engine.arg_utils
+    import vllm.v1.engine.async_llm  # noqa: F401
+
+
+def _parameters(sampling: Sampling, *, streamed: bool) -> SamplingParams:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    asked: dict[str, Any] = {
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_tokens": sampling.min_tokens,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+        "seed": sampling.seed,
+    }
+    return SamplingParams(
+        temperature=1.0 if sampling.temperature is None else sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        stop=list(sampling.stop) or None,
+        logprobs=0,  # of the sampled token alone
+        flat_logprobs=True,
+        # Decoding token by token costs; one call at the end does where nobody needs the text meanwhile.
+        detokenize=streamed or bool(sampling.stop),
+        output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+        **{name: value for name, value in asked.items() if value is not None},
+    )
+
+
+async def _collect(outputs: AsyncGenerator[RequestOutput, None], on_piece: OnPiece | None) -> Piece:
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    pieces: list[Piece] = []
+    try:
+        async for output in outputs:
+            pieces.append(_piece(output))
+            if on_piece is not None:
+                on_piece(pieces[-1])
+    except EngineDeadError as error:
+        raise EngineDead from error
+    except (ValueError, VLLMClientError) as error:
+        raise InvalidInput(f"the engine refuses this request: {error}", reason="ENGINE_REFUSES") from error
+    finally:
+        await outputs.aclose()
+    return pieces[0] if len(pieces) == 1 else _joined(pieces)
+
+
+def _piece(output: RequestOutput) -> Piece:
+    completion = output.outputs[0]
+    spans = tuple(Span(int(span.version), span.start, span.end) for span in completion.weight_versions or ())
+    logprobs: Any = completion.logprobs
+    return Piece(
+        token_ids=list(completion.token_ids),
+        text=completion.text,
+        # One per position, since none but the sampled token's was asked for.
+        logprobs=list(logprobs.logprobs) if logprobs is not None else [],
+        finish=completion.finish_reason,
+        spans=spans,
+    )
+
+
+def _joined(pieces: list[Piece]) -> Piece:
+    last = pieces[-1]
+    return Piece(
+        token_ids=[token for piece in pieces for token in piece.token_ids],
+        text="".join(piece.text or "" for piece in pieces),
+        logprobs=[value for piece in pieces for value in piece.logprobs],
+        finish=last.finish,
+        spans=last.spans,
+    )

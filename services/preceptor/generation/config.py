@@ -1,0 +1,55 @@
+"""Settings of a generator: PRECEPTOR_GENERATION_*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from preceptor.common.config import ServiceSettings
+
+
+class GenerationSettings(ServiceSettings):
+    """One generator. Exactly one of `run_id` (follow a run's versions) and `model_dir` (serve one folder) is given."""
+
+    model_config = SettingsConfigDict(env_prefix="PRECEPTOR_GENERATION_", frozen=True, extra="forbid")
+
+    port: int = Field(7100, ge=0, le=65535)
+    metrics_port: int = Field(7200, ge=0, le=65535)
+
+    run_id: str = Field("", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$", description="the run whose versions are served")
+    model_dir: Path | None = Field(None, description="a Hugging Face folder to serve as version 0, never updated")
+    advertised_host: str = Field("", description="the host that clients reach this process at; empty = host")
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto = as stored")
+    max_model_len: int = Field(0, ge=0, description="tokens of prompt and completion together; 0 = the model's own")
+    max_num_seqs: int = Field(128, ge=1, le=4096, description="completions written at the same time")
+    max_num_batched_tokens: int = Field(0, ge=0, description="tokens of one engine step; 0 = at least 2048")
+    max_requests: int = Field(1024, ge=1, description="completions running or waiting, past which calls are refused")
+    kv_cache_gib: float = Field(0.0, ge=0, description="0 = 1 GiB on CPU, vLLM's own share of a GPU")
+    enforce_eager: bool | None = Field(None, description="skip compiling; unset = on CPU yes, on a GPU no")
+    chunked_prefill: bool | None = Field(None, description="unset = on CPU no (seeds need it off there), on a GPU yes")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the engine's own draws")
+    engine_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "ERROR"
+
+    watch_interval_s: float = Field(1.0, gt=0, le=600, description="how often the store is asked for a newer version")
+    announce_interval_s: float = Field(2.0, gt=0, le=60, description="how often the discovery record is renewed")
+    max_version_wait_s: float = Field(600.0, gt=0, description="for min_policy_version, when a call has no deadline")
+    load_timeout_s: float = Field(600.0, gt=0, description="bound on pausing the engine and loading one version")
+    staging_dir: Path | None = Field(None, description="for host copies of weights; unset = /dev/shm where it has room")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.run_id) == (self.model_dir is not None):
+            raise ValueError("set exactly one of PRECEPTOR_GENERATION_RUN_ID and PRECEPTOR_GENERATION_MODEL_DIR")
+        return self
+
+    @model_validator(mode="after")
+    def _model_is_there(self) -> Self:
+        if self.model_dir is not None and not (self.model_dir / "config.json").is_file():
+            raise ValueError(
+                f"PRECEPTOR_GENERATION_MODEL_DIR: no config.json in {self.model_dir}: give a Hugging Face model folder"
+            )
+        return self

@@ -1,0 +1,147 @@
+"""One completion from admission to its end, across weight updates, re-admissions and hand-backs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from preceptor.common.errors import InvalidInput
+from preceptor.generation.engine import Piece, Sampler
+from preceptor.generation.types import Completion, Finish, Sampling, Span
+from preceptor.generation.versions import VersionClock
+
+_ENGINE_FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
+OnTokens = Callable[[Completion], None]
+
+
+class SequenceRunner:
+    """Writes completions with a Sampler.
+
+    Args:
+        sampler: the engine.
+        clock: whose version salts the cache at admission.
+        salt: names the run; the salt is `<salt>/<version>`, so no KV block crosses versions.
+    """
+
+    def __init__(self, sampler: Sampler, clock: VersionClock, salt: str) -> None:
+        self._sampler = sampler
+        self._clock = clock
+        self._salt = salt
+        self.handing_back = False
+
+    async def run(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        prior: Completion | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> Completion:
+        """Returns the whole completion, `prior`'s tokens, logprobs and spans at its beginning.
+
+        Args:
+            prompt: token ids.
+            sampling: validated; its max_tokens counts `prior`'s tokens too.
+            prior: what another generator had written.
+            on_tokens: gets new tokens as they come, without spans.
+        """
+        draft = _Draft(prior or Completion())
+        while True:
+            salt = f"{self._salt}/{self._clock.version}"
+            piece = await self._sampler.sample(
+                [*prompt, *draft.token_ids],
+                draft.rest_of(sampling),
+                cache_salt=salt,
+                on_piece=None if on_tokens is None else lambda piece: on_tokens(_tokens_of(piece)),
+            )
+            draft.append(piece)
+            finish = _ENGINE_FINISH.get(piece.finish or "")
+            if finish is None and self.handing_back:
+                finish = Finish.HANDED_BACK
+            if finish is not None:
+                return draft.completion(finish, self._sampler.codec.decode)
+            # The engine let go of it because it was admitted under an older version: it is admitted anew.
+
+
+def check_prior(prior: Completion, sampling: Sampling, vocab_size: int, field: str) -> None:
+    """Returns when a handed-back completion can be continued.
+
+    Raises:
+        InvalidInput: its lists differ in length, its spans do not cover it, a token is unknown, or nothing is left.
+    """
+    count = len(prior.token_ids)
+    if count != len(prior.sampling_logprobs):
+        raise InvalidInput(
+            f"{field} has {count} token_ids and {len(prior.sampling_logprobs)} sampling_logprobs: as many of each",
+            field=f"{field}.sampling_logprobs",
+        )
+    edges = [0, *(span.end for span in prior.spans)]
+    if [span.begin for span in prior.spans] != edges[:-1] or edges[-1] != count or edges != sorted(set(edges)):
+        raise InvalidInput(
+            f"{field}.version_spans do not cover its {count} tokens without gap or overlap",
+            field=f"{field}.version_spans",
+        )
+    if any(not 0 <= token < vocab_size for token in prior.token_ids):
+        raise InvalidInput(f"{field}.token_ids holds an id outside [0, {vocab_size})", field=f"{field}.token_ids")
+    if count >= sampling.max_tokens:
+        raise InvalidInput(
+            f"{field} has {count} tokens and sampling.max_tokens is {sampling.max_tokens}: nothing is left to write",
+            field=field,
+        )
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        raise InvalidInput(
+            "continue_from cannot be combined with penalties on what was written: the engine takes the earlier tokens "
+            "for prompt",
+            field=field,
+        )
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A completion that grows by pieces."""
+
+    prior: Completion
+    token_ids: list[int]
+    logprobs: list[float]
+    spans: list[Span]
+    texts: list[str | None]
+
+    def __init__(self, prior: Completion) -> None:
+        self.prior = prior
+        self.token_ids = list(prior.token_ids)
+        self.logprobs = list(prior.sampling_logprobs)
+        self.spans = list(prior.spans)
+        self.texts = []
+
+    def rest_of(self, sampling: Sampling) -> Sampling:
+        """Returns the parameters for what is still to be written."""
+        written = len(self.token_ids)
+        if not written:
+            return sampling
+        min_tokens = max(0, sampling.min_tokens - written) if sampling.min_tokens else sampling.min_tokens
+        return replace(sampling, max_tokens=sampling.max_tokens - written, min_tokens=min_tokens)
+
+    def append(self, piece: Piece) -> None:
+        offset = len(self.token_ids)
+        self.token_ids += piece.token_ids
+        self.logprobs += piece.logprobs
+        self.texts.append(piece.text)
+        for span in piece.spans:
+            if span.begin == span.end:
+                continue
+            last = self.spans[-1] if self.spans else None
+            if last is not None and last.policy_version == span.policy_version:
+                self.spans[-1] = replace(last, end=span.end + offset)
+            else:
+                self.spans.append(Span(span.policy_version, span.begin + offset, span.end + offset))
+
+    def completion(self, finish: Finish, decode: Callable[[Sequence[int]], str]) -> Completion:
+        if None in self.texts:
+            text = decode(self.token_ids)
+        else:
+            # The engine cut the text before a stop string, which the tokens still hold.
+            text = decode(self.prior.token_ids) + "".join(text or "" for text in self.texts)
+        return Completion(self.token_ids, text, self.logprobs, finish, tuple(self.spans))
+
+
+def _tokens_of(piece: Piece) -> Completion:
+    return Completion(piece.token_ids, piece.text or "", piece.logprobs)
