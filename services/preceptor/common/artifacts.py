@@ -13,7 +13,15 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 
-from preceptor.common.durable import STAGING_PREFIX, copy_tree_durably, staging_path, sync_dir, sync_tree, write_durably
+from preceptor.common.durable import (
+    STAGING_PREFIX,
+    copy_tree_durably,
+    exchange,
+    staging_path,
+    sync_dir,
+    sync_tree,
+    write_durably,
+)
 from preceptor.common.errors import AlreadyExists, DataLoss, InvalidInput, NotFound
 
 # Whoever sees one of these in a store may rely on the rest of the folder: they are uploaded last.
@@ -61,7 +69,7 @@ class ArtifactStore:
         Args:
             local_dir: what to store.
             rel: where.
-            replace: whether an existing folder may be replaced (a reader may miss it for a moment).
+            replace: whether an existing folder may be replaced; in one step on a local disk.
             move: `local_dir` may be consumed, which spares a copy on the same file system.
 
         Raises:
@@ -152,7 +160,7 @@ class ArtifactStore:
             else:
                 copy_tree_durably(source, staged)
             if target.exists():
-                _swap(staged, target)
+                exchange(staged, target)  # the old content is removed below
             else:
                 staged.rename(target)
             sync_dir(target.parent)
@@ -185,13 +193,6 @@ class ArtifactStore:
 
     def _fs(self) -> Any:
         return fsspec.filesystem(urlsplit(self.url).scheme)
-
-
-def _swap(staged: Path, target: Path) -> None:
-    old = staging_path(target)
-    target.rename(old)
-    staged.rename(target)
-    shutil.rmtree(old)
 
 
 def _normalise(url: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import shutil
 import uuid
 from pathlib import Path
 
 STAGING_PREFIX = ".staging-"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -42,6 +46,21 @@ def sync_tree(root: Path) -> None:
 def sync_dir(path: Path) -> None:
     """Makes the names in a folder durable."""
     _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swaps two existing names in one step (Linux's renameat2); where the file system cannot, in three quick ones."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None:
+        if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):
+            raise OSError(number, os.strerror(number), str(one))
+    aside = staging_path(other)
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
 
 
 def staging_path(path: Path) -> Path:
