@@ -12,7 +12,7 @@ _HISTORY = 100_000  # steps kept for WatchMetrics
 
 
 class RunState(StrEnum):
-    """As in LearnerService. INTERRUPTED ends (SIGTERM) report STOPPED."""
+    """As in LearnerService. A process ended by SIGTERM reports STOPPED."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -107,7 +107,9 @@ class RunMonitor:
 class RunControl:
     """Requests to the training thread. It looks at them between steps and while it waits for rollouts."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_checkpoint: bool = True) -> None:
+        """can_checkpoint: whether the run writes checkpoints when it is asked to."""
+        self._can_checkpoint = can_checkpoint
         self._changed = threading.Condition()
         self._paused = False
         self._stop_reason: str | None = None
@@ -144,8 +146,14 @@ class RunControl:
         """Waits for a checkpoint begun after this call; returns (step, uri).
 
         Raises:
-            FailedPrecondition: the run has ended. DeadlineExceeded: no checkpoint within timeout_s.
+            FailedPrecondition: the run has ended, or is of a kind that keeps its own times.
+            DeadlineExceeded: no checkpoint within timeout_s.
         """
+        if not self._can_checkpoint:
+            raise FailedPrecondition(
+                "sft and reward runs write checkpoints every checkpoint.every_steps and when they are stopped",
+                reason="NO_CHECKPOINT_ON_DEMAND",
+            )
         with self._changed:
             self._asked += 1
             wanted = self._asked

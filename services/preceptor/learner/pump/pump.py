@@ -122,6 +122,11 @@ class Pump:
             self._lineage.republish(version)
 
     @property
+    def lineage(self) -> PolicyLineage:
+        """Changed by `trained` and `republish` alone: the learner's own thread may read it without a lock."""
+        return self._lineage
+
+    @property
     def needs_acknowledgement(self) -> bool:
         """True if nothing more can be issued until a checkpoint lets entries be acknowledged."""
         with self._changed:

@@ -1,0 +1,82 @@
+"""Runs one training job: `python -m preceptor.learner CONFIG.yaml [--dry-run]`, settings by PRECEPTOR_LEARNER_*.
+
+Exit codes: 0 the run has ended (finished, or stopped through LearnerService); 1 it failed for good; 2 wrong usage or
+config; 75 a service it needs does not answer (starting it again may help); 143 interrupted by SIGTERM or SIGINT after a
+checkpoint. After 75, 143 or SIGKILL, starting the same config again goes on from the last checkpoint.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+
+from preceptor.common.config import load_settings
+from preceptor.common.errors import DeadlineExceeded, InvalidInput, NotFound, PreceptorError, Unavailable
+from preceptor.common.process import apply_cpu_plan
+from preceptor.common.telemetry import setup_logging
+from preceptor.learner.config import LearnerSettings
+from preceptor.learner.monitor import RunControl, RunMonitor
+from preceptor.learner.progress import progress_bar
+from preceptor.learner.run_file import AnyRunConfig, load_run
+from preceptor.learner.types import ProgressCallback
+
+EXIT_FAILED, EXIT_CONFIG, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 1, 2, 75, 143
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m preceptor.learner", description="Runs one training job.")
+    parser.add_argument("config", help="YAML of an sft, reward or rl run")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check files and models, print sizes as JSON; no training"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        config = load_run(options.config)
+        if options.dry_run:
+            return _dry_run(config)
+        return _train(config, load_settings(LearnerSettings))
+    except PreceptorError as error:
+        print(error.message, file=sys.stderr)  # noqa: T201  the one line a person reads
+        return exit_code(error)
+
+
+def exit_code(error: PreceptorError) -> int:
+    """What a supervisor is told: 2 and 1 are final, 75 is worth another start."""
+    if isinstance(error, InvalidInput | NotFound):
+        return EXIT_CONFIG
+    return EXIT_TRY_AGAIN if isinstance(error, Unavailable | DeadlineExceeded) else EXIT_FAILED
+
+
+def _dry_run(config: AnyRunConfig) -> int:
+    from preceptor.learner import dry_run
+
+    print(json.dumps(dry_run(config), indent=2))  # noqa: T201  the command's output
+    return 0
+
+
+def _train(config: AnyRunConfig, settings: LearnerSettings) -> int:
+    apply_cpu_plan(settings.cpu_cores, config.threads or settings.threads)
+    monitor, control = RunMonitor(config.run_id, config.kind), RunControl(can_checkpoint=config.kind == "rl")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: control.interrupt())
+    with progress_bar(f"{config.kind} {config.run_id}") as progress:
+        setup_logging(settings.instance, settings.log_format, settings.log_level)
+        return _run_job(config, settings, monitor, control, progress)
+
+
+def _run_job(
+    config: AnyRunConfig,
+    settings: LearnerSettings,
+    monitor: RunMonitor,
+    control: RunControl,
+    progress: ProgressCallback | None,
+) -> int:
+    from preceptor.learner.jobs import run_job  # imports torch
+
+    outcome = run_job(config, settings, monitor, control, progress)
+    return EXIT_INTERRUPTED if outcome == "interrupted" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Publishes policy versions in a thread of its own, so that the learner goes on with the next batch."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+
+from preceptor.api.learner.v1 import weights_pb2
+from preceptor.common.errors import DeadlineExceeded
+from preceptor.common.telemetry import get_logger, histogram
+from preceptor.learner.adapters.policy_store import PolicyStore
+from preceptor.learner.run_configs.rl import PublishConfig
+
+log = get_logger(__name__)
+_seconds = histogram("preceptor_learner_publish_seconds", "From a version's export to its being durable.")
+
+
+class Publisher:
+    """One version at a time, in order: durable first, announced after. A failure is raised by the next call."""
+
+    def __init__(
+        self,
+        policies: PolicyStore,
+        config: PublishConfig,
+        *,
+        announce: Callable[[weights_pb2.WeightManifest], None],
+        published: Callable[[int, float], None],
+    ) -> None:
+        """announce: tells generators. published(version, seconds): tells the run; both in the publishing thread."""
+        self._policies = policies
+        self._config = config
+        self._announce = announce
+        self._published = published
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
+        self._current: Future[None] | None = None
+        self._pinned: set[int] = set()
+
+    def submit(self, version: int, staged: Path, step: int) -> None:
+        """Hands over an exported folder. Waits until the version before is durable.
+
+        Raises:
+            DeadlineExceeded: that took longer than publish.timeout_s. Otherwise what that publication failed of.
+        """
+        self.flush()
+        self._current = self._executor.submit(self._publish, version, staged, step)
+
+    def flush(self) -> None:
+        """Returns once everything handed over is durable; raises as `submit`."""
+        if self._current is None:
+            return
+        try:
+            self._current.result(timeout=self._config.timeout_s)
+        except FutureTimeout as error:
+            raise DeadlineExceeded(
+                f"a policy version was not durable after {self._config.timeout_s:g} s (publish.timeout_s)",
+                reason="PUBLISH_TIMEOUT",
+            ) from error
+        self._current = None
+
+    def pin(self, versions: set[int]) -> None:
+        """Versions that checkpoints name: they are not collected."""
+        self._pinned = set(versions)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True)
+
+    def _publish(self, version: int, staged: Path, step: int) -> None:
+        started = time.monotonic()
+        manifest = self._policies.publish(version, staged, step=step)
+        seconds = time.monotonic() - started
+        _seconds.observe(seconds)
+        log.info("policy version published", policy_version=version, step=step, seconds=round(seconds, 3))
+        self._announce(manifest)
+        self._published(version, seconds)
+        self._policies.collect_garbage(
+            keep_newest=self._config.keep_versions, keep_every=self._config.keep_every, pinned=self._pinned
+        )

@@ -1,0 +1,180 @@
+"""Builds an rl run out of its parts; called by __main__ alone. Imports torch, so only once the config is known good."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from preceptor.clients.reward import RewardClient
+from preceptor.common.artifacts import ArtifactStore
+from preceptor.common.errors import InvalidInput, NotFound
+from preceptor.common.telemetry import BusyClock
+from preceptor.learner.adapters.collect_sender import CollectSender
+from preceptor.learner.adapters.policy_store import PolicyStore
+from preceptor.learner.adapters.prompt_files import prompts_digest, read_prompts
+from preceptor.learner.adapters.publisher import Publisher
+from preceptor.learner.adapters.rescoring import RewardGateway, one_reward_model
+from preceptor.learner.adapters.rollout_stream import RolloutStream
+from preceptor.learner.adapters.run_checkpoints import LoadedCheckpoint, RunCheckpoints
+from preceptor.learner.adapters.run_files import LocalRunFiles, run_folder
+from preceptor.learner.config import LearnerSettings
+from preceptor.learner.monitor import RunControl, RunMonitor
+from preceptor.learner.phases import PhaseClock
+from preceptor.learner.pump.attempts import AttemptLimits
+from preceptor.learner.pump.credit import Credit
+from preceptor.learner.pump.ledger import Ledger
+from preceptor.learner.pump.lineage import PolicyLineage
+from preceptor.learner.pump.ports import PumpSettings
+from preceptor.learner.pump.prompts import PromptOrder
+from preceptor.learner.pump.pump import Pump
+from preceptor.learner.pump.results import Batch
+from preceptor.learner.pump.staleness import DropOlderThan, WaitForAll
+from preceptor.learner.run_configs.base import HUB_PREFIX
+from preceptor.learner.run_configs.rl import RlConfig
+from preceptor.learner.server import WeightFeed
+from preceptor.learner.service import RlRun, RunParts
+from preceptor.learner.training.export import prepare
+from preceptor.learner.training.metrics_log import MetricsLog
+from preceptor.learner.training.ppo import PpoTrainer
+from preceptor.learner.types import ProgressCallback
+
+_FIXED = {"seed", "model", "reference", "critic_init", "batch_size", "group_size"}  # may not change within a run
+_ABANDONED_BATCHES = 2  # so many batches' worth of groups in a row without one success end the run
+
+
+@dataclass(slots=True)
+class BuiltRun:
+    """The run, and how its connections are closed."""
+
+    run: RlRun
+    close: Callable[[], None]
+
+
+def build_rl(
+    config: RlConfig,
+    settings: LearnerSettings,
+    store: ArtifactStore,
+    monitor: RunMonitor,
+    control: RunControl,
+    policies: PolicyStore,
+    feed: WeightFeed,
+    progress: ProgressCallback | None = None,
+) -> BuiltRun:
+    """Loads models, prompts, reward and the last checkpoint.
+
+    Raises:
+        InvalidInput, NotFound: a file or directory of the config is missing or broken.
+        Unavailable: the reward service does not answer.
+    """
+    folder = run_folder(settings.artifacts_url, settings.work_dir, config.run_id)
+    files = LocalRunFiles(store, config.run_id, folder)
+    files.clear_scratch()
+    prompts = read_prompts(config.prompts)
+    order = PromptOrder(prompts, config.seed)
+    checkpoints = RunCheckpoints(store, config.run_id, keep=config.checkpoint.keep, scratch=files.scratch)
+    checkpoint = checkpoints.load()
+    trainer = _trainer(config, store)
+    gateway = RewardGateway(RewardClient(settings.reward_address), config, order)
+    gateway.load(store)
+    stream = RolloutStream(settings.redis_url, config.run_id, group_size=config.group_size)
+    sender = CollectSender(config, order, settings.redis_url)
+    pump = _pump(config, stream, sender, checkpoint)
+    link = _RunLink()
+    parts = RunParts(
+        trainer=trainer,
+        pump=pump,
+        policies=policies,
+        publishing=Publisher(policies, config.publish, announce=feed.announce, published=link.published),
+        checkpoints=checkpoints,
+        sink=MetricsLog(folder),
+        files=files,
+        one_reward_model=lambda batch: link.one_reward_model(batch, gateway),
+        close_stream=stream.delete,
+        fingerprint=_fingerprint(config, prompts_digest(prompts)),
+    )
+    run = RlRun(
+        config,
+        parts,
+        monitor,
+        control,
+        PhaseClock(BusyClock("learner")),
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    link.run, link.pump = run, pump
+
+    def close() -> None:
+        for part in (gateway, sender, stream):
+            part.close()
+
+    return BuiltRun(run, close)
+
+
+class _RunLink:
+    """Ties the publisher and the reward gateway, which are made first, to the run and its pump."""
+
+    run: RlRun
+    pump: Pump
+
+    def published(self, version: int, seconds: float) -> None:
+        self.pump.published(version)
+        self.run.totals.published(version, self.run.step, seconds)
+
+    def one_reward_model(self, batch: Batch, gateway: RewardGateway) -> Batch:
+        groups = one_reward_model(list(batch.groups), gateway.rescore)
+        changed = sum(new is not old for new, old in zip(groups, batch.groups, strict=True))
+        self.run.totals.rescored_groups += changed
+        return replace(batch, groups=tuple(groups)) if changed else batch
+
+
+def _trainer(config: RlConfig, store: ArtifactStore) -> PpoTrainer:
+    device = prepare(config)
+    model = model_folder(store, config.model, "model")
+    reference = model if config.reference is None else model_folder(store, config.reference, "reference")
+    critic = None if config.critic_init is None else model_folder(store, config.critic_init, "critic_init")
+    return PpoTrainer(
+        config.ppo,
+        model,
+        reference_dir=reference,
+        critic_dir=critic,
+        device=device,
+        seed=config.seed,
+        dtype=config.dtype,
+    )
+
+
+def model_folder(store: ArtifactStore, source: str, field: str) -> Path:
+    """A local folder with the model; a hub id stays as it is. InvalidInput naming the field if there is none."""
+    if source.startswith(HUB_PREFIX):
+        return Path(source)
+    try:
+        return store.local(source)
+    except NotFound as error:
+        raise InvalidInput(f"{field}: no model directory at {source}", field=field) from error
+
+
+def _pump(config: RlConfig, stream: RolloutStream, sender: CollectSender, checkpoint: LoadedCheckpoint | None) -> Pump:
+    credit = Credit(config.batch_size, config.group_size, config.max_staleness, config.checkpoint.every_steps)
+    limits = AttemptLimits(config.attempt_deadline_s, config.max_attempts, config.retry_backoff_s)
+    ledger = Ledger(limits, max_adopted_groups=credit.max_unacknowledged_groups)
+    lineage = PolicyLineage()
+    if checkpoint is not None:
+        ledger.restore(checkpoint.state["pump"]["ledger"])
+        lineage = PolicyLineage.restored(checkpoint.state["pump"]["lineage"])
+    settings = PumpSettings(
+        run_id=config.run_id,
+        groups_per_batch=config.groups_per_batch,
+        group_size=config.group_size,
+        total_steps=config.total_steps,
+        max_staleness=config.max_staleness,
+        max_consecutive_abandoned=max(4, _ABANDONED_BATCHES * config.groups_per_batch),
+    )
+    policy = DropOlderThan(config.max_staleness) if config.staleness == "drop" else WaitForAll()
+    pump = Pump(settings, credit, ledger, lineage, policy, stream, sender)
+    if checkpoint is not None:
+        pump.counts.update(checkpoint.state["pump"]["counts"])
+    return pump
+
+
+def _fingerprint(config: RlConfig, prompts: str) -> dict[str, Any]:
+    return {**config.model_dump(mode="json", include=_FIXED), "prompts": prompts}

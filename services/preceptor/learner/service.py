@@ -1,0 +1,301 @@
+"""The rl run as a list of named steps. Knows no transport: everything it touches comes in through RunParts."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from preceptor.common.errors import FailedPrecondition
+from preceptor.common.telemetry import get_logger
+from preceptor.learner.monitor import RunControl, RunMonitor, RunState, StepMetrics
+from preceptor.learner.phases import WAIT, PhaseClock
+from preceptor.learner.ports import Checkpoint, Checkpoints, MetricsSink, Policies, Publishing, RunFiles, Trainer
+from preceptor.learner.pump.pump import Pump
+from preceptor.learner.pump.results import Batch
+from preceptor.learner.pump.staleness import staleness_by_length
+from preceptor.learner.run_configs.rl import RlConfig
+from preceptor.learner.totals import RunTotals
+from preceptor.learner.types import Progress, ProgressCallback, StepResult
+
+log = get_logger(__name__)
+_POLL_S = 0.25  # how soon requests are seen while the run waits for rollouts
+
+
+class Outcome(StrEnum):
+    """How the run's process ends. INTERRUPTED: a checkpoint was written; starting again goes on from it."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class RunParts:
+    """What a run is made of. one_reward_model: makes all groups of a batch scored by one version.
+
+    fingerprint: of config and prompts; a checkpoint of another one is refused. close_stream: removes the stream.
+    """
+
+    trainer: Trainer
+    pump: Pump
+    policies: Policies
+    publishing: Publishing
+    checkpoints: Checkpoints
+    sink: MetricsSink
+    files: RunFiles
+    one_reward_model: Callable[[Batch], Batch]
+    close_stream: Callable[[], None]
+    fingerprint: dict[str, Any]
+
+
+class RlRun:
+    """Collect, train, publish, report, checkpoint (which acknowledges); until the steps are done or it must end."""
+
+    def __init__(
+        self,
+        config: RlConfig,
+        parts: RunParts,
+        monitor: RunMonitor,
+        control: RunControl,
+        phases: PhaseClock,
+        *,
+        checkpoint: Checkpoint | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """checkpoint: to go on from; the pump given has been restored from it already."""
+        self._config = config
+        self._parts = parts
+        self._monitor = monitor
+        self._control = control
+        self._phases = phases
+        self._checkpoint_to_load = checkpoint
+        self._progress = progress or (lambda _: None)
+        self._saved_step = -1
+        self.totals = RunTotals()
+
+    @property
+    def step(self) -> int:
+        """Updates done in the present line."""
+        return self.totals.step
+
+    def run(self) -> Outcome:
+        """Runs to the end. Raises PreceptorError when it cannot go on; the last checkpoint then stands."""
+        self._start()
+        try:
+            while self.step < self._config.total_steps:
+                batch = self._collect()
+                if batch is None:
+                    break
+                result = self._train(batch)
+                self._publish()
+                self._report(batch, result)
+                self._checkpoint_if_due()
+            return self._interrupt() if self._control.interrupted else self._finish()
+        finally:
+            self._parts.pump.stop()
+            self._parts.publishing.close()
+            self._parts.sink.close()
+
+    # -- the steps, in order -------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._checkpoint_to_load is not None:
+            self._restore(self._checkpoint_to_load)
+        self._parts.sink.rewind(self.step)
+        self._parts.publishing.pin(self._parts.checkpoints.policy_versions())
+        self._publish_start()
+        if self._checkpoint_to_load is None:
+            self._checkpoint()
+        self._parts.pump.start()
+        self._monitor.update(
+            state=RunState.RUNNING, step=self.step, total_steps=self._config.total_steps, busy_s=self._phases.busy_s
+        )
+        log.info("run started", step=self.step, total_steps=self._config.total_steps, version=self._version)
+
+    def _collect(self) -> Batch | None:
+        """The next batch, scored by one reward model version; None if the run or the process shall end."""
+        while True:
+            self._obey()
+            if self._control.leaving:
+                return None
+            with self._phases(WAIT):
+                batch = self._parts.pump.take(_POLL_S)
+            if batch is not None:
+                with self._phases("rescore"):
+                    return self._parts.one_reward_model(batch)
+            if self._parts.pump.needs_acknowledgement:
+                log.info("checkpoint, so that the stream can be acknowledged", step=self.step)
+                self._checkpoint()
+
+    def _train(self, batch: Batch) -> StepResult:
+        critic_only = self.totals.critic_only(
+            batch.groups[0].reward_model_version, self._config.critic_warmup_steps_after_switch
+        )
+        with self._phases("train"):
+            result = self._parts.trainer.step(batch.experiences, policy_version=self._version, critic_only=critic_only)
+        if result.skipped:
+            log.warning("part of the update was skipped", step=self.step + 1, reasons=result.reasons)
+        metrics = {
+            **result.metrics,
+            **staleness_by_length(batch.experiences, self._parts.pump.lineage),
+            "staleness/mean": batch.staleness_mean,
+            "critic_only": float(critic_only),
+            "reward_model_version": float(batch.groups[0].reward_model_version),
+        }
+        self._parts.pump.trained(batch, self._parts.policies.reserve())
+        self.totals.step_done(batch, metrics)
+        return replace(result, metrics=metrics)
+
+    def _publish(self) -> None:
+        with self._phases("publish"):
+            version = self._version
+            staged = self._parts.files.staging(f"policy-{version:08d}")
+            self._parts.trainer.export(staged)
+            self._parts.publishing.submit(version, staged, self.step)
+            if self._config.max_staleness == 0:
+                self._parts.publishing.flush()
+
+    def _checkpoint_if_due(self) -> None:
+        every = self._config.checkpoint.every_steps
+        if self.step % every == 0 or self._control.checkpoint_wanted:
+            self._checkpoint()
+
+    def _report(self, batch: Batch, result: StepResult) -> None:
+        seconds = self._phases.next_step()
+        metrics = {
+            **result.metrics,
+            **self._parts.pump.gauges(),
+            **{f"phase/{phase}_s": value for phase, value in seconds.items()},
+            "phase/all_s": sum(seconds.values()),
+            "phase/samples_per_second": len(batch.experiences) / max(sum(seconds.values()), 1e-9),
+            "policy_version": float(self._version),
+        }
+        if self.step % self._config.log_every_steps == 0 or self.step == self._config.total_steps:
+            self._parts.sink.write(self.step, metrics)
+        self._monitor.step_done(
+            StepMetrics(self.step, self._version, metrics, time.time()),
+            reward_model_version=batch.groups[0].reward_model_version,
+            busy_s=self._phases.busy_s,
+            **self._counts(),
+        )
+        self._progress(Progress("train", self.step, self._config.total_steps, metrics))
+
+    # -- ends ----------------------------------------------------------------------------------------------------
+
+    def _interrupt(self) -> Outcome:
+        """SIGTERM: what was trained is kept; the attempts in flight stay in the ledger."""
+        self._parts.pump.stop()
+        if self._saved_step != self.step:
+            self._checkpoint()
+        self._parts.files.put_summary(self._summary(Outcome.INTERRUPTED))
+        self._monitor.update(state=RunState.STOPPED, message="interrupted; starting again goes on", **self._counts())
+        return Outcome.INTERRUPTED
+
+    def _finish(self) -> Outcome:
+        """The end of the run: accounting closed, model exported, last checkpoint durable, stream removed."""
+        reason = self._control.stop_reason
+        outcome = Outcome.FINISHED if reason is None else Outcome.STOPPED
+        self._parts.pump.stop()
+        self._parts.publishing.flush()
+        entries = self._parts.pump.close()
+        with self._phases("export"):
+            staged = self._parts.files.staging("model")
+            self._parts.trainer.export(staged)
+            model = self._parts.files.put_model(staged)
+        self._checkpoint(acknowledge=False)
+        self._parts.pump.acknowledge(entries)
+        self._parts.close_stream()
+        self._parts.files.put_summary({**self._summary(outcome), "model": model})
+        state = RunState.SUCCEEDED if outcome is Outcome.FINISHED else RunState.STOPPED
+        self._monitor.update(state=state, message=reason or "", **self._counts())
+        log.info("run ended", outcome=outcome.value, step=self.step, version=self._version)
+        return outcome
+
+    # -- parts of the steps --------------------------------------------------------------------------------------
+
+    @property
+    def _version(self) -> int:
+        return self._parts.pump.lineage.version
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        found = checkpoint.state["fingerprint"]
+        changed = sorted(key for key, value in self._parts.fingerprint.items() if found.get(key) != value)
+        if changed:
+            raise FailedPrecondition(
+                f"run {self._config.run_id} has a checkpoint with another {', '.join(changed)}; "
+                "take another run_id, or delete the run's folder to start again",
+                field=changed[0],
+            )
+        self._parts.trainer.load(checkpoint.trainer)
+        self.totals = RunTotals.restored(checkpoint.state["totals"])
+        self._phases.total_s.update(checkpoint.state["phases"])
+        self._saved_step = self.step
+        log.info("restored", step=self.step, policy_version=self._version)
+
+    def _publish_start(self) -> None:
+        """Makes the learner's weights the newest version, under a new number unless they already are."""
+        policies, version = self._parts.policies, self._version
+        with self._phases("publish"):
+            staged = self._parts.files.staging("policy-start")
+            self._parts.trainer.export(staged)
+            if version == policies.newest == policies.reserved and policies.same_content(version, staged):
+                self._parts.pump.published(version)
+                return
+            number = policies.reserve()
+            if number > version:
+                self._parts.pump.republish(number)
+            self._parts.publishing.submit(number, staged, self.step)
+            self._parts.publishing.flush()
+
+    def _obey(self) -> None:
+        """Requests that are answered between two steps."""
+        if self._control.checkpoint_wanted:
+            self._checkpoint()
+        if not self._control.paused:
+            return
+        self._monitor.update(state=RunState.PAUSED)
+        while self._control.paused and not self._control.leaving:
+            self._control.wait_while_paused(_POLL_S)
+            if self._control.checkpoint_wanted:
+                self._checkpoint()
+        self._monitor.update(state=RunState.RUNNING)
+
+    def _checkpoint(self, *, acknowledge: bool = True) -> None:
+        with self._phases("checkpoint"):
+            answers = self._control.checkpoint_wanted
+            self._parts.publishing.flush()
+            pump_state, settled = self._parts.pump.snapshot()
+            state = {
+                "fingerprint": self._parts.fingerprint,
+                "pump": pump_state,
+                "totals": self.totals.snapshot(),
+                "phases": dict(self._phases.total_s),
+            }
+            uri = self._parts.checkpoints.save(self.step, self._parts.trainer.save, state, self._version)
+            self._saved_step = self.step
+            self._parts.publishing.pin(self._parts.checkpoints.policy_versions())
+            if acknowledge:
+                self._parts.pump.acknowledge(settled)
+            self._control.checkpoint_done(answers, self.step, uri)
+
+    def _counts(self) -> dict[str, Any]:
+        accounting = self._parts.pump.accounting
+        accounting.check()
+        return {
+            "groups": asdict(accounting.groups),
+            "attempts": asdict(accounting.attempts),
+            "policy_version": self._version,
+        }
+
+    def _summary(self, outcome: Outcome) -> dict[str, Any]:
+        return {
+            "run_id": self._config.run_id,
+            "kind": "rl",
+            "outcome": outcome.value,
+            **self._counts(),
+            **self.totals.summary(),
+            "results": {name: int(value) for name, value in self._parts.pump.counts.items()},
+            "busy_s": self._phases.busy_s,
+            "phase_s": dict(self._phases.total_s),
+        }
