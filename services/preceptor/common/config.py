@@ -27,10 +27,8 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PRECEPTOR_", frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
-    port: int = Field(
-        0, ge=0, le=65535, description="gRPC; 0 = any free one, or none for a process that serves no gRPC"
-    )
-    metrics_port: int = Field(0, ge=0, le=65535, description="HTTP /healthz, /readyz, /metrics")
+    port: int = Field(0, description="gRPC; 0 = any free one, or none for a process that serves no gRPC")
+    metrics_port: int = Field(0, description="HTTP /healthz, /readyz, /metrics")
     redis_url: str = "redis://127.0.0.1:6379/0"
     artifacts_url: str = Field(
         description='where models and checkpoints live, e.g. "file:///var/lib/preceptor/artifacts"'
@@ -51,6 +49,13 @@ class ServiceSettings(BaseSettings):
         if isinstance(values, dict) and not values.get("instance"):
             return {**values, "instance": cls.service_name()}
         return values
+
+    @field_validator("port", "metrics_port")  # not on the field: a subclass's new default would drop the bounds
+    @classmethod
+    def _port_exists(cls, value: int) -> int:
+        if not 0 <= value <= 65535:
+            raise ValueError("a port is a number from 1 to 65535, or 0 for any free one")
+        return value
 
     @field_validator("cpu_cores")
     @classmethod

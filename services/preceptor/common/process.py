@@ -94,7 +94,7 @@ def new_process_group() -> int:
 
 
 def kill_group(pgid: int, sig: int = signal.SIGKILL) -> bool:
-    """Sends `sig` to every process of a group. Returns whether there was one.
+    """Sends `sig` to every process of a group. Returns whether there was one (a zombie counts).
 
     Raises:
         ValueError: for the caller's own group or an id below 2.

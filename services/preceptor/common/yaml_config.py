@@ -117,7 +117,9 @@ class _Problem:
 
 def _locate(root: yaml.Node | None, loc: Location) -> tuple[Location, int]:
     """Returns the part of pydantic's path that the file has (union tags left out, a missing key kept) and its line."""
-    node, line, path = root, 1 if root is None else _line(root), []
+    if root is None:
+        return loc, 1
+    node, line, path = root, _line(root), []
     for depth, step in enumerate(loc):
         if isinstance(node, yaml.MappingNode):
             found = next(((key, value) for key, value in node.value if key.value == str(step)), None)
@@ -137,26 +139,30 @@ def _locate(root: yaml.Node | None, loc: Location) -> tuple[Location, int]:
 
 def _keys_at(annotation: Any, loc: Location) -> Iterator[str]:
     """Yields the keys that a type allows at a path; over all members where it is a union."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if not loc:
             yield from (info.alias or key for key, info in annotation.model_fields.items())
-            return
-        info = annotation.model_fields.get(str(loc[0]))
-        if info is not None:
-            yield from _keys_at(info.annotation, loc[1:])
-        elif loc[0] == annotation.__name__ or len(loc) == 1:
-            yield from _keys_at(annotation, loc[1:])  # a union's tag
-        return
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
+        elif str(loc[0]) in annotation.model_fields:
+            yield from _keys_at(annotation.model_fields[str(loc[0])].annotation, loc[1:])
+    elif origin is typing.Annotated:
         yield from _keys_at(args[0], loc)
     elif origin in (typing.Union, types.UnionType):
-        for member in args:
-            yield from _keys_at(member, loc)
+        tagged = [member for member in args if loc and _has_tag(member, loc[0])]
+        for member in tagged or args:
+            yield from _keys_at(member, loc[1:] if tagged else loc)
     elif isinstance(origin, type) and issubclass(origin, Mapping) and loc:
         yield from _keys_at(args[1], loc[1:])
     elif args and loc:
         yield from _keys_at(args[0], loc[1:])
+
+
+def _has_tag(member: Any, tag: int | str) -> bool:
+    # pydantic puts a union's member into the path: by its discriminator's value, or by the class's name
+    if not (isinstance(member, type) and issubclass(member, BaseModel)):
+        return False
+    literals = (typing.get_args(info.annotation) for info in member.model_fields.values())
+    return tag == member.__name__ or any(tag in values for values in literals)
 
 
 def _did_you_mean(got: str, allowed: list[str]) -> str:

@@ -94,7 +94,7 @@ def test_wrong_settings_exit_2_with_a_line_each(start: Start) -> None:
     process = start(PRECEPTOR_TOY_PORT="70000", PRECEPTOR_TOY_LOG_LEVEL="LOUD")
     assert process.wait(20) == 2
     assert process.log().splitlines() == [
-        "PRECEPTOR_TOY_PORT='70000' is wrong: input should be less than or equal to 65535",
+        "PRECEPTOR_TOY_PORT='70000' is wrong: a port is a number from 1 to 65535, or 0 for any free one",
         "PRECEPTOR_TOY_LOG_LEVEL='LOUD' is wrong: input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'",
     ]
 
