@@ -7,6 +7,7 @@ from datetime import datetime
 
 import celery
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 
 from preceptor.api.rollout.v1 import rollout_pb2
 from preceptor.common.celery_app import send
@@ -36,6 +37,8 @@ def send_collect(app: celery.Celery, task: rollout_pb2.CollectTask, *, expires: 
 
 def parse_collect(task: dict[str, object]) -> rollout_pb2.CollectTask:
     """Returns the task that `send_collect` put in the message; InvalidInput when it is none."""
+    if not isinstance(task, dict):
+        raise InvalidInput("not a CollectTask: it is no JSON object", field="task")
     try:
         return json_format.ParseDict(task, rollout_pb2.CollectTask())
     except json_format.ParseError as error:
@@ -70,5 +73,5 @@ def parse_group(encoded: str) -> rollout_pb2.RolloutGroup:
     """Returns the group that `send_offer_group` put in the message; InvalidInput when it is none."""
     try:
         return rollout_pb2.RolloutGroup.FromString(base64.b64decode(encoded, validate=True))
-    except ValueError as error:  # base64's and protobuf's errors are ValueErrors
+    except (ValueError, DecodeError) as error:
         raise InvalidInput(f"not a base64 RolloutGroup: {error}", field="group") from error

@@ -53,7 +53,7 @@ def mint(group: LiveGroup, rules: MintingRules) -> Comparison | Refusal:
         return Refusal.NO_COMPLETIONS
     if group.prompt.text is None and not group.prompt.turns:
         return Refusal.UNREADABLE_PROMPT
-    distinct = list({candidate.text: candidate for candidate in reversed(group.completions)}.values())[::-1]
+    distinct = _distinct(group.completions)
     if len(distinct) < 2:
         return Refusal.TOO_FEW_DISTINCT
     comparison_id = comparison_id_of(group.project_id, group.group_id)
@@ -71,6 +71,14 @@ def mint(group: LiveGroup, rules: MintingRules) -> Comparison | Refusal:
         group_id=group.group_id,
         control=group.control,
     )
+
+
+def _distinct(completions: tuple[Candidate, ...]) -> list[Candidate]:
+    """The first completion of each text."""
+    first: dict[str, Candidate] = {}
+    for completion in completions:
+        first.setdefault(completion.text, completion)
+    return list(first.values())
 
 
 def _share(comparison_id: str) -> float:

@@ -44,7 +44,7 @@ def register(app: celery.Celery, desk: OfferDesk, busy: BusyClock) -> None:
         log_outcome = log.debug if outcome == MINTED else log.info
         log_outcome("rollout group offered", outcome=outcome, detail=detail, project_id=project_id)
 
-    app.task(name=TASK_OFFER_GROUP, bind=True)(offer_group)
+    app.task(name=TASK_OFFER_GROUP, bind=True, shared=False)(offer_group)
 
 
 def retry_delay_s(retries: int) -> float:

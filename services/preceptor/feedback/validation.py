@@ -90,9 +90,9 @@ def check_comment(body: RankingBody, limits: TextLimits) -> None:
 def check_event_id(event_id: str, field: str) -> None:
     """UUIDs only, in their canonical spelling: two spellings of one id would be two votes."""
     try:
-        spelled = str(uuid.UUID(event_id))
+        spelled: str | None = str(uuid.UUID(event_id))
     except ValueError:
-        spelled = ""
+        spelled = None
     if spelled != event_id:
         raise wrong(field, f"{event_id[:80]!r} is no UUID in lower case with dashes")
 

@@ -110,7 +110,7 @@ class VoteQueries:
 
     def stats(self, project_id: str, now: datetime) -> Stats:
         by_state = select(comparisons.c.state, func.count()).where(comparisons.c.project_id == project_id)
-        states: dict[str, int] = dict(self._connection.execute(by_state.group_by(comparisons.c.state)).tuples().all())
+        states: dict[str, int] = dict(self._connection.execute(by_state.group_by(comparisons.c.state)).all())
         active = select(func.count()).where(
             leases.c.project_id == project_id, leases.c.state == literal_column("'held'"), leases.c.expires_at > now
         )
