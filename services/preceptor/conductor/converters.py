@@ -1,5 +1,7 @@
 """Records to protos."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
@@ -17,7 +19,7 @@ from preceptor.conductor.types import (
     StageRecord,
 )
 
-_STATES: Mapping[LoopState, pb.LoopState] = MappingProxyType(
+_STATES: Mapping[LoopState, pb.LoopState.ValueType] = MappingProxyType(
     {
         LoopState.RUNNING: pb.LOOP_STATE_RUNNING,
         LoopState.SUCCEEDED: pb.LOOP_STATE_SUCCEEDED,

@@ -88,7 +88,7 @@ class Loops:
     def list_reward_models(self, page_size: int, page_token: str) -> tuple[list[RewardModelRecord], str]:
         """A page of the registry, newest first, and the token of the next."""
         offset, limit = _page(page_size, page_token)
-        return _cut(self._registry.list(offset, limit + 1), offset, limit)
+        return _cut(self._registry.list_models(offset, limit + 1), offset, limit)
 
     def promote(self, version: int, reason: str) -> RewardModelRecord:
         """Makes a registered model serve; the loop's rl run goes on with it.

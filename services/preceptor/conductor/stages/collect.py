@@ -4,14 +4,15 @@ import json
 import random
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 
 from preceptor.common.errors import InvalidInput
 from preceptor.conductor.stages.context import StageContext, StageError
-from preceptor.conductor.types import NewComparison
+from preceptor.conductor.types import NewComparison, SampledGroup
 
 MINT_AT_ONCE = 32
+RESAMPLES = 8
 
 
 def collect(context: StageContext) -> None:
@@ -50,7 +51,8 @@ def wait_for_labels(context: StageContext) -> None:
             )
         if counts.comparisons_open == 0:
             minted = context.world.labels.minted(context.project_id, _source(context))
-            _mint_up_to(context, len(minted) + target - counts.rankings)
+            missing = min(target - counts.rankings, context.config.collect.comparisons)
+            _mint_up_to(context, len(minted) + missing)
         context.wait()
 
 
@@ -73,23 +75,48 @@ def _mint_up_to(context: StageContext, wanted: int) -> None:
 
 
 def _sampled(context: StageContext, indexes: list[int], prompts: list[tuple[str, str]]) -> Iterator[NewComparison]:
-    """New comparisons in the order in which their groups arrive."""
-    with ThreadPoolExecutor(context.config.collect.concurrency, "collect") as pool:
-        futures: list[Future[NewComparison]] = [pool.submit(_sample, context, i, prompts) for i in indexes]
-        try:
-            for future in as_completed(futures):
+    """New comparisons in the order in which their groups arrive; a bounded number is under way at a time."""
+    waiting = iter(indexes)
+    pool = ThreadPoolExecutor(context.config.collect.concurrency, "collect")
+    try:
+        under_way: set[Future[NewComparison]] = set()
+        while True:
+            room = 2 * context.config.collect.concurrency - len(under_way)
+            under_way |= {pool.submit(_sample, context, i, prompts) for i in islice(waiting, room)}
+            if not under_way:
+                return
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in done:
                 yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _sample(context: StageContext, index: int, prompts: list[tuple[str, str]]) -> NewComparison:
     settings = context.config.collect
     rng = random.Random(f"{context.config.seed}-{context.stage.name}-{index}")
-    prompt_id, prompt = rng.choice(prompts)
     overlap = settings.full_overlap if rng.random() < settings.full_overlap_share else 1
-    group = context.world.generators.sample(context.rl_run_id, prompt, settings)
-    return NewComparison(_comparison_id(context, index), prompt_id, overlap, group)
+    for _ in range(RESAMPLES):
+        prompt_id, prompt = rng.choice(prompts)
+        group = distinct(context.world.generators.sample(context.rl_run_id, prompt, settings))
+        if len(group.texts) > 1:
+            return NewComparison(_comparison_id(context, index), prompt_id, overlap, group)
+    raise StageError(
+        f"{RESAMPLES} prompts in a row got {settings.n} equal completions: the policy has collapsed, or "
+        "collect.temperature is too low",
+        reason="NOTHING_TO_COMPARE",
+    )
+
+
+def distinct(group: SampledGroup) -> SampledGroup:
+    """The group without repeated texts: there is nothing to rank between equals."""
+    first = sorted({text: i for i, text in reversed(list(enumerate(group.texts)))}.values())
+    return SampledGroup(
+        group.prompt,
+        tuple(group.texts[i] for i in first),
+        tuple(group.policy_versions[i] for i in first),
+        tuple(group.truncated[i] for i in first),
+    )
 
 
 def _comparison_id(context: StageContext, index: int) -> str:

@@ -36,8 +36,8 @@ def promote_reward_model(context: StageContext) -> None:
         context.event("reward_model", f"reward model {model.reward_model_version}: {model.gate}", values)
         if context.world.registry.promoted() is None:
             raise StageError(
-                f"reward model {model.reward_model_version} did not pass its gate: {model.gate}; collect more labels or "
-                "change reward.gate",
+                f"reward model {model.reward_model_version} did not pass its gate: {model.gate}; collect more "
+                "labels or change reward.gate",
                 reason="GATE_NOT_PASSED",
             )
         return

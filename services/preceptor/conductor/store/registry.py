@@ -60,7 +60,7 @@ class RegistryStore:
                 raise NotFound(f"there is no reward model version {version}", field="reward_model_version")
             return _model(row)
 
-    def list(self, offset: int, limit: int) -> list[RewardModelRecord]:
+    def list_models(self, offset: int, limit: int) -> list[RewardModelRecord]:
         """Newest first."""
         query = select(RewardModelRow).order_by(RewardModelRow.reward_model_version.desc()).offset(offset).limit(limit)
         with Session(self._engine) as session:
