@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from preceptor.common.errors import InvalidInput, PreceptorError
+from preceptor.common.errors import InvalidInput, PreceptorError, Unavailable
 
 COMMANDS = {
     "up": "preceptor.cli.commands.up:up",
@@ -62,5 +62,7 @@ def run(argv: list[str] | None = None) -> int:
         return error.exit_code
     except PreceptorError as error:
         click.echo(f"preceptor: {error}", err=True)
+        if isinstance(error, Unavailable):
+            click.echo("is the system up? `preceptor status` shows it, `preceptor up` starts it", err=True)
         return 2 if isinstance(error, InvalidInput) else 1
     return result if isinstance(result, int) else 0

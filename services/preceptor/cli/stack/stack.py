@@ -15,6 +15,9 @@ from preceptor.common.embedded_redis import redis_config
 from preceptor.common.errors import DeadlineExceeded, FailedPrecondition, InternalError
 from preceptor.common.waiting import wait_until
 
+MAX_STARTS = 2
+"""A process that was started more often than this without becoming ready is given up."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
@@ -60,9 +63,10 @@ class Stack:
     def wait_ready(self, names: list[str], timeout_s: float) -> None:
         """Returns when /readyz of all `names` says yes. One that keeps dying fails at once, with its log's end."""
         waiting = list(names)
+        pids: dict[str, set[int]] = {name: set() for name in names}
 
         def ready() -> bool:
-            self._refuse_crash_loops(waiting)
+            self._refuse_crash_loops(waiting, pids)
             waiting[:] = [name for name in waiting if not self.is_ready(name)]
             return not waiting
 
@@ -127,12 +131,15 @@ class Stack:
         path = self.layout.logs_dir / f"{name}.log"
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.is_file() else "(no log)"
 
-    def _refuse_crash_loops(self, names: list[str]) -> None:
+    def _refuse_crash_loops(self, names: list[str], pids: dict[str, set[int]]) -> None:
+        """`pids` collects the process ids seen per name: too many mean that the process keeps dying."""
         for info in self.supervisor.processes():
-            if info["name"] in names and info["statename"] in {"BACKOFF", "FATAL"}:
-                raise InternalError(
-                    f"{info['name']} does not start. The end of its log:\n{self.log_tail(info['name'])}"
-                )
+            name = info["name"]
+            if name not in names:
+                continue
+            pids[name].add(info["pid"])
+            if info["statename"] in {"BACKOFF", "FATAL"} or len(pids[name] - {0}) > MAX_STARTS:
+                raise InternalError(f"{name} does not start. The end of its log:\n{self.log_tail(name)}")
 
     def _refuse_taken_ports(self, programs: list[Program]) -> None:
         host = self.layout.options.host
