@@ -71,7 +71,7 @@ def make_celery(
             "visibility_timeout": visibility_timeout_s,
             "unacked_restore_interval": 10,
             "unacked_restore_throttle": 1,
-            "socket_timeout": 30.0,  # else a half-open connection is waited on for ever
+            "socket_timeout": 10.0,  # else a half-open connection is waited on for ever
             "socket_connect_timeout": 5.0,
             "socket_keepalive": True,
             "health_check_interval": 10,

@@ -12,13 +12,14 @@ Record = dict[str, Any]
 KIND_GENERATION = "generation"
 KIND_LEARNER = "learner"
 KIND_REWARD = "reward"
+_SOCKET_TIMEOUT_S = 3.0  # short commands; a lease must not lapse while one waits
 
 
 class Registry:
     """Leased records by kind and id. Threads may share one."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis = sync_redis(redis_url)
+        self._redis = sync_redis(redis_url, socket_timeout_s=_SOCKET_TIMEOUT_S)
 
     def announce(self, kind: str, id: str, record: Record, ttl_s: float) -> None:
         """Stores or renews a record for `ttl_s`; announce again at about a third of that."""
@@ -45,7 +46,7 @@ class AsyncRegistry:
     """As `Registry`, for asyncio."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis = aio_redis(redis_url)
+        self._redis = aio_redis(redis_url, socket_timeout_s=_SOCKET_TIMEOUT_S)
 
     async def announce(self, kind: str, id: str, record: Record, ttl_s: float) -> None:
         """As `Registry.announce`."""

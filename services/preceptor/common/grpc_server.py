@@ -126,7 +126,8 @@ class Server:
 
         Args:
             on_start: loads what the service needs; health turns SERVING when it returns. A signal cancels it.
-            on_drain: refuses new work and finishes or hands back what runs, within the seconds it is given.
+            on_drain: refuses new work and finishes or hands back what runs, within the seconds it is given. Runs
+                whenever on_start was begun, also when that failed: it ends what on_start had started.
 
         Exits with code 1 and one line on standard error when a port is in use or `on_start` raises a PreceptorError.
         """
@@ -138,17 +139,20 @@ class Server:
             await self.start()
         except PreceptorError as error:
             exit_with(error)
+        failure: PreceptorError | None = None
         try:
             if await self._prepare(on_start, stopping):
                 self.serve()
                 log.info("serving")
                 await stopping.wait()
         except PreceptorError as error:
-            await self.stop()
-            exit_with(error)
-        log.info("draining")
-        await self.stop(on_drain)
-        log.info("stopped")
+            failure = error
+        finally:
+            log.info("draining")
+            await self.stop(on_drain)
+            log.info("stopped")
+        if failure is not None:
+            exit_with(failure)
 
     async def _prepare(self, on_start: OnStart | None, stopping: asyncio.Event) -> bool:
         if on_start is None:

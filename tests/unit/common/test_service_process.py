@@ -71,6 +71,14 @@ def test_not_ready_server_answers_health_but_its_start_error_ends_it_with_one_li
     assert process.wait(20) == 1
     assert _last_line(process) == "no model at /nowhere: set PRECEPTOR_TOY_MODEL"
     assert "Traceback" not in process.log()
+    assert "draining with" in process.log(), "what the start had begun must be ended"
+
+
+def test_a_defect_in_the_start_is_logged_whole_and_ends_the_process(start: Start) -> None:
+    process = start(TOY_MODE="breaks")
+    assert process.wait(20) == 1
+    assert "RuntimeError: a defect" in process.log()
+    assert "draining with" in process.log()
 
 
 @pytest.mark.parametrize("variable", ["PRECEPTOR_TOY_PORT", "PRECEPTOR_TOY_METRICS_PORT"])

@@ -91,6 +91,8 @@ async def _main(settings: ToySettings) -> None:
         print("starting", flush=True)  # noqa: T201
         if mode == "never-starts":
             await asyncio.Event().wait()
+        if mode == "breaks":
+            raise RuntimeError("a defect")
         if mode == "refuses":
             raise FailedPrecondition("no model at /nowhere: set PRECEPTOR_TOY_MODEL")
 
