@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from preceptor.common.config import ServiceSettings
@@ -44,17 +44,30 @@ class RewardSettings(ServiceSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: float32 on a CPU, the checkpoint's own on a GPU."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "RewardSettings":
-        specs = parse_models(self.models)
-        names = [spec.name for spec in specs]
-        if len(set(names)) < len(names):
-            raise ValueError(f"models names one of {names} twice")
-        if self.current and self.current not in names:
-            raise ValueError(f'current is "{self.current}", which is not in models ({", ".join(names) or "empty"})')
-        if self.max_request_items > self.max_queue_items:
-            raise ValueError(f"max_request_items ({self.max_request_items}) exceeds max_queue_items")
-        return self
+    @field_validator("models")
+    @classmethod
+    def _models_are_readable(cls, value: str) -> str:
+        names = [spec.name for spec in parse_models(value)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f'the name "{name}" stands there twice')
+        return value
+
+    @field_validator("current")
+    @classmethod
+    def _current_is_a_model(cls, value: str, info: ValidationInfo) -> str:
+        names = [spec.name for spec in parse_models(info.data.get("models", ""))]
+        if value and value not in names:
+            raise ValueError(f"it is not in PRECEPTOR_REWARD_MODELS ({', '.join(names) or 'which is empty'})")
+        return value
+
+    @field_validator("max_request_items")
+    @classmethod
+    def _a_request_fits_the_queue(cls, value: int, info: ValidationInfo) -> int:
+        queue = info.data.get("max_queue_items", value)
+        if value > queue:
+            raise ValueError(f"it must not exceed PRECEPTOR_REWARD_MAX_QUEUE_ITEMS ({queue})")
+        return value
 
     @property
     def specs(self) -> tuple[ModelSpec, ...]:
