@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 X_NAMES = ("policy_version", "step")
 """A value of these names says where on the x axis the other values of its event stand; the first present wins."""
+NOT_CURVES = frozenset({*X_NAMES, "total_steps", "reward_model_version"})
 
 
 @dataclass(slots=True)
@@ -42,33 +43,37 @@ class CurveBook:
     def __init__(self, points_per_curve: int, max_curves: int = 256) -> None:
         self._limit = points_per_curve
         self._max_curves = max_curves
-        self._curves: dict[tuple[str, str], Curve] = {}
+        self._curves: dict[tuple[str, str, str], Curve] = {}
 
-    def add(self, stage: str, sequence: int, values: Mapping[str, float]) -> None:
-        """Takes one event's values. Without policy_version or step, x is the event's sequence."""
-        x_name = next((name for name in X_NAMES if name in values), "event")
-        x = values.get(x_name, float(sequence))
+    def add(self, stage: str, minutes: float, values: Mapping[str, float]) -> None:
+        """Takes one event's values.
+
+        Args:
+            stage: the loop's stage, e.g. "rl-1". Steps begin anew in each stage; policy versions go on into "rl-2".
+            minutes: since the loop began; stands in for x where the event has neither policy_version nor step.
+            values: by name.
+        """
+        x_name = next((name for name in X_NAMES if name in values), "minutes")
+        x = values.get(x_name, minutes)
         if not math.isfinite(x):
             return
+        part = stage if x_name == "step" else stage.rstrip("0123456789").rstrip("-")
         for name, y in values.items():
-            if name not in X_NAMES and math.isfinite(y):
-                self._curve(name, x_name, stage).add(x, y, self._limit)
+            if name not in NOT_CURVES and math.isfinite(y):
+                self._curve(name, x_name, part).add(x, y, self._limit)
 
     def _curve(self, name: str, x_name: str, stage: str) -> Curve:
-        curve = self._curves.get((name, x_name))
+        curve = self._curves.get((name, x_name, stage))
         if curve is None:
             curve = Curve(name, x_name, stage)
             if len(self._curves) < self._max_curves:
-                self._curves[name, x_name] = curve
+                self._curves[name, x_name, stage] = curve
         return curve
 
     def all(self) -> list[Curve]:
-        """Every curve, by name."""
-        return sorted(self._curves.values(), key=lambda curve: (curve.name, curve.x_name))
+        """Every curve, by name, then in the order in which stages reported."""
+        return sorted(self._curves.values(), key=lambda curve: curve.name)
 
     def named(self, names: Iterable[str]) -> list[Curve]:
         """The curves of these names, in the order of the names."""
-        by_name: dict[str, list[Curve]] = {}
-        for curve in self.all():
-            by_name.setdefault(curve.name, []).append(curve)
-        return [curve for name in names for curve in by_name.get(name, [])]
+        return [curve for name in names for curve in self.all() if curve.name == name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from contextlib import suppress
+from datetime import datetime
 
 from preceptor.common.errors import NotFound, PreceptorError
 from preceptor.console.curves import CurveBook
@@ -33,6 +34,7 @@ class LoopFeed:
         self._until = 0.0
         self._timeout: asyncio.Timeout | None = None
         self._after = 0
+        self._began: datetime | None = None
         self._answered = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -86,10 +88,16 @@ class LoopFeed:
     def _take(self, event: Event) -> None:
         self.problem = None
         self._after = max(self._after, event.sequence)
-        self.curves.add(event.stage, event.sequence, event.values)
-        if event.message:
+        self.curves.add(event.stage, self._minutes(event), event.values)
+        if event.message and event.kind != "metric":
             self.recent.append(event)
         self._answered.set()
+
+    def _minutes(self, event: Event) -> float:
+        if event.time is None:
+            return 0.0
+        self._began = self._began or event.time
+        return (event.time - self._began).total_seconds() / 60
 
     def _note(self, error: PreceptorError) -> None:
         self.problem = error

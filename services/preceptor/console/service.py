@@ -76,31 +76,32 @@ CHARTS = (
     ChartSpec(
         "Gold score",
         "What the hidden gold preference gives, where it is known.",
-        (("gold", "gold"), ("gold/mean", "gold"), ("gold_mean", "gold"), ("gold_score", "gold")),
+        (("gold", "gold"), ("gold/mean", "gold")),
     ),
     ChartSpec(
         "Proxy reward",
         "What the reward model gives to new completions.",
-        (
-            ("objective/scores", "score"),
-            ("proxy_reward", "score"),
-            ("scores", "score"),
-            ("objective/rlhf_reward", "score less the KL penalty"),
-        ),
+        (("objective/scores", "score"), ("objective/rlhf_reward", "score less KL penalty")),
     ),
     ChartSpec(
         "KL to the reference",
         "How far the policy has moved: k1, summed over a completion.",
-        (("objective/kl", "KL"), ("kl_k1", "KL"), ("kl", "KL")),
+        (("objective/kl", "KL"),),
     ),
+    ChartSpec(
+        "Rankings",
+        "Rankings in force against those wanted, over the time since the loop began.",
+        (("rankings", "rankings"), ("target", "wanted")),
+    ),
+    ChartSpec("Training loss", "Of supervised tuning and of reward models.", (("loss", "loss"),)),
     ChartSpec(
         "Engine against learner",
         "Mean absolute difference of log-probabilities on current-version rollouts.",
         (("mismatch/logprob_abs_mean", "difference"),),
     ),
-    ChartSpec("Loss", "Of supervised tuning and reward-model training.", (("loss", "loss"), ("train/loss", "loss"))),
 )
-X_LABELS = {"policy_version": "policy version", "step": "step", "event": "event"}
+X_LABELS = {"policy_version": "policy version", "step": "step", "minutes": "minutes"}
+MOST_LINES = 4
 
 
 class Console:
@@ -191,9 +192,10 @@ def advice(service: str, error: PreceptorError) -> str:
     if isinstance(error, Unavailable):
         return (
             f"The {service} service does not answer, so parts of this page are missing. "
-            "`preceptor status` shows what runs, `preceptor up` starts it; this page tries again by itself."
+            "See what runs with \N{LEFT DOUBLE QUOTATION MARK}preceptor status\N{RIGHT DOUBLE QUOTATION MARK}, "
+            "start it with \N{LEFT DOUBLE QUOTATION MARK}preceptor up\N{RIGHT DOUBLE QUOTATION MARK}, then try again."
         )
-    return f"The {service} service had trouble ({error.message}). This page tries again by itself."
+    return f"The {service} service had trouble: {error.message}. Try again in a moment."
 
 
 def models_of(loop: Loop | None, runs: Sequence[Run], models: Sequence[RewardModel]) -> tuple[RewardModel, ...]:
@@ -230,14 +232,20 @@ def _spec_chart(spec: ChartSpec, book: CurveBook) -> Chart | None:
     curves = book.named(name for name, _ in spec.curves)
     if not curves:
         return None
-    labels = dict(spec.curves)
     axis = curves[0].x_name
-    lines = [(labels[curve.name], curve.points) for curve in curves if curve.x_name == axis]
+    kept = [curve for curve in curves if curve.x_name == axis][-MOST_LINES:]
+    labels = dict(spec.curves)
+    lines = [(curve.stage if _ambiguous(curve, kept) else labels[curve.name], curve.points) for curve in kept]
     return draw(spec.title, lines, x_label=X_LABELS[axis], note=spec.note)
 
 
+def _ambiguous(curve: Curve, among: Sequence[Curve]) -> bool:
+    return sum(other.name == curve.name for other in among) > 1
+
+
 def _plain_chart(curve: Curve) -> Chart | None:
-    return draw(curve.name, [(curve.name, curve.points)], x_label=X_LABELS[curve.x_name])
+    title = f"{curve.name} ({curve.stage})" if curve.stage else curve.name
+    return draw(title, [(curve.name, curve.points)], x_label=X_LABELS[curve.x_name])
 
 
 def _accuracy_chart(models: Sequence[RewardModel]) -> Chart | None:

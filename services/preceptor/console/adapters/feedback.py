@@ -7,8 +7,11 @@ from datetime import UTC, datetime
 from preceptor.api.feedback.v1 import feedback_service_pb2 as pb
 from preceptor.clients.feedback import AsyncFeedbackClient
 from preceptor.console import converters, types
+from preceptor.console.sampling import SampleBook
 
-SAMPLE_PAGE = 50
+SAMPLE_PAGE = 200
+PAGES_PER_LOOK = 10
+PROJECTS_KEPT = 64
 CANDIDATES_PER_COMPARISON = 2
 """How many samples one comparison gives: a page full of answers to one prompt says less than several prompts."""
 
@@ -24,6 +27,7 @@ class GrpcFeedback:
     def __init__(self, client: AsyncFeedbackClient, timeout_s: float) -> None:
         self._client = client
         self._timeout_s = timeout_s
+        self._books: dict[str, SampleBook] = {}
 
     async def projects(self, page_size: int, page_token: str) -> types.ProjectPage:
         """A page of projects."""
@@ -104,17 +108,22 @@ class GrpcFeedback:
         return converters.shown_comparison(answer.comparison)
 
     async def samples(self, project_id: str, limit: int) -> tuple[types.Sample, ...]:
-        """Completions of the newest policy versions among the first page of comparisons."""
-        answer = await self._client.list_comparisons(
-            pb.ListComparisonsRequest(project_id=project_id, page_size=SAMPLE_PAGE), timeout_s=self._timeout_s
-        )
-        found = [
-            sample
-            for comparison in answer.comparisons
-            for sample in converters.samples(comparison)[:CANDIDATES_PER_COMPARISON]
-        ]
-        found.sort(key=lambda sample: -sample.policy_version)
-        return tuple(found[:limit])
+        """Completions of the newest policy versions and of the first one, as far as the list has been read."""
+        book = self._books.pop(project_id, None) or SampleBook()
+        self._books[project_id] = book
+        if len(self._books) > PROJECTS_KEPT:
+            self._books.pop(next(iter(self._books)))
+        for _ in range(PAGES_PER_LOOK):
+            answer = await self._client.list_comparisons(
+                pb.ListComparisonsRequest(project_id=project_id, page_size=SAMPLE_PAGE, page_token=book.page_token),
+                timeout_s=self._timeout_s,
+            )
+            for comparison in answer.comparisons:
+                book.add(converters.samples(comparison)[:CANDIDATES_PER_COMPARISON])
+            if not answer.next_page_token:
+                break
+            book.page_token = answer.next_page_token
+        return book.pick(limit)
 
     async def stats(self, project_id: str) -> types.Stats:
         """Where a project stands."""

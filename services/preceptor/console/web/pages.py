@@ -41,6 +41,7 @@ class Pages:
             Route("/rank/{project_id}", self.rank, name="rank"),
             Route("/rank/{project_id}/guidelines", self.guidelines, name="guidelines"),
             Route("/loops", self.loops, name="loops"),
+            Route("/loops-panel", self.loops_panel, name="loops_panel"),
             Route("/loops/{loop_id}", self.loop, name="loop"),
             Route("/loops/{loop_id}/panel", self.loop_panel, name="loop_panel"),
             Route("/system", self.system, name="system"),
@@ -77,8 +78,14 @@ class Pages:
         return self._page(request, "_guidelines.html", project=project)
 
     async def loops(self, request: Request) -> Response:
+        return await self._loops_page(request, "loops.html")
+
+    async def loops_panel(self, request: Request) -> Response:
+        return await self._loops_page(request, "_loops.html")
+
+    async def _loops_page(self, request: Request, template: str) -> Response:
         loops = await self._console.loop_list()
-        return self._page(request, "loops.html", loops=loops.value, outage=loops.outage)
+        return self._page(request, template, loops=loops.value, outage=loops.outage)
 
     async def loop(self, request: Request) -> Response:
         return await self._loop_page(request, "loop.html")

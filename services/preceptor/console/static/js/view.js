@@ -110,13 +110,14 @@ function updateCard(card, task) {
   const place = card.querySelector(".place");
   place.textContent = where || "not ranked";
   place.classList.toggle("none", where === "");
-  const toggle = card.querySelector("[data-do=toggle]");
+  const toggle = card.querySelector(".foot [data-do=toggle]");
   toggle.textContent = where ? "Take out" : groups.length ? "Rank next" : "Rank first";
   toggle.setAttribute("aria-label", `${toggle.textContent}: completion ${task.number(id)}`);
-  const tie = card.querySelector("[data-do=tie]");
+  const tie = card.querySelector(".foot [data-do=tie]");
   tie.hidden = groups.length === 0 || (index === 0 && !tied);
-  tie.textContent = tied ? "Split" : "Tie with above";
-  tie.setAttribute("aria-label", `${tie.textContent}: completion ${task.number(id)}`);
+  tie.textContent = tied ? "Split" : "Tie";
+  tie.setAttribute("aria-label", tied ? `Split completion ${task.number(id)} from its tie` : `Tie completion ${task.number(id)} with the one above`);
+  tie.title = tied ? "A place of its own" : "As good as the one above";
 }
 
 function tier(task, group, index) {
