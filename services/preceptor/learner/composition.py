@@ -118,7 +118,8 @@ class _RunLink:
 
     def published(self, version: int, seconds: float) -> None:
         self.pump.published(version)
-        self.run.totals.published(version, self.run.step, seconds)
+        step = self.pump.lineage.step_of(version)
+        self.run.totals.published(version, self.run.step if step is None else step, seconds)
 
     def one_reward_model(self, batch: Batch, gateway: RewardGateway) -> Batch:
         groups = one_reward_model(list(batch.groups), gateway.rescore)
@@ -169,7 +170,7 @@ def _pump(config: RlConfig, stream: RolloutStream, sender: CollectSender, checkp
         max_staleness=config.max_staleness,
         max_consecutive_abandoned=max(4, _ABANDONED_BATCHES * config.groups_per_batch),
     )
-    policy = DropOlderThan(config.max_staleness) if config.staleness == "drop" else WaitForAll()
+    policy = (DropOlderThan if config.staleness == "drop" else WaitForAll)(config.max_staleness)
     pump = Pump(settings, credit, ledger, lineage, policy, stream, sender)
     if checkpoint is not None:
         pump.counts.update(checkpoint.state["pump"]["counts"])

@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+from transformers.utils.logging import disable_progress_bar
+
 from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.errors import PreceptorError
 from preceptor.common.telemetry import BusyClock, get_logger
@@ -30,6 +32,7 @@ def run_job(
     progress: ProgressCallback | None,
 ) -> str:
     """Runs a job to its end; returns "finished", "stopped" or "interrupted". Raises PreceptorError if it fails."""
+    disable_progress_bar()
     store = ArtifactStore(settings.artifacts_url)
     weights = Weights(PolicyStore(store, config.run_id), WeightFeed()) if isinstance(config, RlConfig) else None
     server = BackgroundServer(settings, config.run_id, monitor, control, weights)

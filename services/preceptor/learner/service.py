@@ -139,7 +139,6 @@ class RlRun:
         metrics = {
             **result.metrics,
             **staleness_by_length(batch.experiences, self._parts.pump.lineage),
-            "staleness/mean": batch.staleness_mean,
             "critic_only": float(critic_only),
             "reward_model_version": float(batch.groups[0].reward_model_version),
         }

@@ -40,7 +40,7 @@ class RunTotals:
         self.step += 1
         self.rollouts += len(batch.experiences)
         self.tokens += sum(len(experience.token_ids) for experience in batch.experiences)
-        self.staleness_sum += batch.staleness_mean
+        self.staleness_sum += metrics["staleness/mean"]
         self.staleness_max = max(self.staleness_max, *batch.staleness)
         if _MISMATCH in metrics:
             self.mismatch_sum += metrics[_MISMATCH]
@@ -51,7 +51,7 @@ class RunTotals:
         self.weights.append({"version": version, "step": step, "publish_ms": 1000 * publish_s})
 
     def summary(self) -> dict[str, Any]:
-        """The part of summary.json that the steps decide. Means are over steps; of groups within a step."""
+        """The part of summary.json that the steps decide. Means are over steps; of rollouts within a step."""
         return {
             "steps": self.step,
             "rollouts": self.rollouts,

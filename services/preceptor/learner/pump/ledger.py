@@ -62,6 +62,10 @@ class Ledger:
         """Open groups whose result has not arrived."""
         return sum(group.state is GroupState.IN_FLIGHT for group in self._open.values())
 
+    def place(self, issue_index: int) -> int:
+        """How many open groups come before this one in issue order."""
+        return sum(index < issue_index for index in self._open)
+
     # -- sending -------------------------------------------------------------------------------------------------
 
     def issue(self, now_s: float) -> int:

@@ -60,6 +60,14 @@ class PolicyLineage:
                 return segment.first_step + version - segment.first_version
         return None
 
+    def version_at(self, step: int) -> int:
+        """The lowest version of the present line made at `step` or later; the newest if there is none yet."""
+        for segment in self._segments:
+            last_step = segment.first_step + segment.last_version - segment.first_version
+            if step <= last_step:
+                return segment.first_version + max(0, step - segment.first_step)
+        return self.version
+
     def snapshot(self) -> list[list[int]]:
         return [[s.first_version, s.first_step, s.last_version] for s in self._segments]
 

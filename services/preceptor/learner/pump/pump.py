@@ -215,7 +215,7 @@ class Pump:
                 return
         while orders and not self._stopping.is_set():
             try:
-                self._sender.send(orders[0], self._min_policy_version())
+                self._sender.send(orders[0], self._min_policy_version(orders[0].issue_index))
             except Unavailable:
                 with self._changed:
                     self._ledger.put_back(orders)
@@ -310,9 +310,11 @@ class Pump:
         assert age is not None, "orphaned groups are never staged"
         return age
 
-    def _min_policy_version(self) -> int:
-        """What a request asks for at least: never a rolled-back version; with max_staleness 0, the newest there is."""
+    def _min_policy_version(self, issue_index: int) -> int:
+        """What a request asks for at least; never a version that a restart rolled back."""
         with self._changed:
-            if self._settings.max_staleness == 0:
-                return self._lineage.version
-            return max(self._lineage.floor, self._published_version - self._settings.max_staleness, 0)
+            step_of_use = self._lineage.step + self._ledger.place(issue_index) // self._settings.groups_per_batch
+            required = self._staleness.required_step(step_of_use)
+            if required is None:
+                return max(self._lineage.floor, self._published_version - self._settings.max_staleness, 0)
+            return max(self._lineage.floor, self._lineage.version_at(required))

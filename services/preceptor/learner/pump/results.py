@@ -57,8 +57,3 @@ class Batch:
     @property
     def experiences(self) -> list[Experience]:
         return [experience for group in self.groups for experience in group.experiences]
-
-    @property
-    def staleness_mean(self) -> float:
-        """Mean over the batch's groups."""
-        return sum(self.staleness) / len(self.staleness)

@@ -23,14 +23,30 @@ def group_staleness(experiences: Sequence[Experience], lineage: PolicyLineage) -
 
 
 class StalenessPolicy(Protocol):
-    """Decides about groups that have arrived and are next in issue order."""
+    """What requests ask for, and what becomes of groups that are too old all the same."""
 
-    def too_old(self, staleness: int) -> bool: ...
+    def required_step(self, step_of_use: int) -> int | None:
+        """The step whose weights a group must be written with at least, if training takes it at step_of_use.
+
+        None: whatever a generator has that does not lag too far.
+        """
+        ...
+
+    def too_old(self, staleness: int) -> bool:
+        """Whether a group that has arrived, and is next in issue order, is given up."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class WaitForAll:
-    """Every group is trained, however long it took: long completions are not lost for being long."""
+    """Requests wait for weights that keep within max_staleness, and every group is trained, however long it took: long
+    completions are not lost for being long. (Only a restart can make a group older than max_staleness.)
+    """
+
+    max_staleness: int
+
+    def required_step(self, step_of_use: int) -> int | None:
+        return max(0, step_of_use - self.max_staleness)
 
     def too_old(self, staleness: int) -> bool:
         return False
@@ -38,9 +54,12 @@ class WaitForAll:
 
 @dataclass(frozen=True, slots=True)
 class DropOlderThan:
-    """Groups older than max_staleness steps are given up."""
+    """Requests wait for nothing; groups that turn out older than max_staleness steps are given up."""
 
     max_staleness: int
+
+    def required_step(self, step_of_use: int) -> int | None:
+        return None
 
     def too_old(self, staleness: int) -> bool:
         return staleness > self.max_staleness
@@ -52,8 +71,8 @@ def staleness_by_length(experiences: Sequence[Experience], lineage: PolicyLineag
     by_length = sorted(experiences, key=lambda e: len(e.token_ids))
     half = len(by_length) // 2
     metrics = {
-        "staleness/rollouts_mean": _mean(list(ages.values())),
-        "staleness/rollouts_max": float(max(ages.values(), default=0)),
+        "staleness/mean": _mean(list(ages.values())),
+        "staleness/max": float(max(ages.values(), default=0)),
     }
     if half:
         shorter = _mean([ages[e.rollout_id] for e in by_length[:half]])

@@ -126,8 +126,8 @@ class RlConfig(RunConfig):
     )
     staleness: Literal["wait", "drop"] = Field(
         default="wait",
-        description="wait: groups are taken in issue order however long they took; drop: a group older than "
-        "max_staleness is given up.",
+        description="wait: requests wait for weights within max_staleness and every group is trained, however long it "
+        "took; drop: requests wait for nothing and a group older than max_staleness is given up.",
     )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How completions are drawn.")
     attempt_deadline_s: float = Field(
