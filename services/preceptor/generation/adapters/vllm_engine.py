@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import json
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +93,17 @@ class VllmEngine:
             seeds=not (self._options.build.cpu and config.scheduler_config.enable_chunked_prefill),
         )
         await self.commit(version)
-        await self.sample([0], Sampling(max_tokens=1), cache_salt="warm-up")
+        await self._warm_up(model_dir)
+
+    async def _warm_up(self, model_dir: Path) -> None:
+        try:
+            await self.sample([0], Sampling(max_tokens=1), cache_salt="warm-up")
+        except EngineDead as error:
+            raise FailedPrecondition(
+                f"vLLM's engine died on the first token of {model_dir}: its log says why. On CPU, attention takes heads "
+                "of 32, 64, 80, 96, 112, 128, 160, 192, 224, 256 or 512 only",
+                reason="ENGINE_START",
+            ) from error
 
     def _build(self, model_dir: Path) -> AsyncLLM:
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -110,7 +122,7 @@ class VllmEngine:
         options = self._options
         arguments: dict[str, Any] = {
             "model": str(model_dir),
-            "dtype": options.dtype,
+            "dtype": _stored_dtype(model_dir) if options.dtype == "auto" else options.dtype,
             "seed": options.seed,
             "max_num_seqs": options.max_num_seqs,
             "enforce_eager": options.enforce_eager,
@@ -142,12 +154,15 @@ class VllmEngine:
         # A rendered input, unlike a raw one, is registered without giving up the event loop: so a request with an
         # old salt cannot slip in between a commit and release_unstarted.
         prompt = tokens_input(list(token_ids), cache_salt=cache_salt)
-        outputs = llm.generate(prompt, _parameters(sampling, streamed=on_piece is not None), request_id)
+        parameters = _parameters(sampling, streamed=on_piece is not None)
+        outputs = llm.generate(prompt, parameters, request_id)
         self._running.add(request_id)
         try:
-            return await _collect(outputs, on_piece)
+            piece = await _collect(outputs, on_piece)
         finally:
             self._running.discard(request_id)
+        # The engine says "" for what it did not decode.
+        return piece if parameters.detokenize else replace(piece, text=None)
 
     async def release_all(self) -> int:
         """See Sampler."""
@@ -213,6 +228,22 @@ class VllmEngine:
         if self._llm is None or self._llm.errored or self._given_up:
             raise EngineDead
         return self._llm
+
+
+def _stored_dtype(model_dir: Path) -> str:
+    """The dtype of the folder's config.json; vLLM's own "auto" would turn float32 into half precision."""
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "auto").removeprefix("torch.")
+
+
+def stored_dtype(model_dir: Path) -> str:
+    """Returns the dtype that a model's config.json names, "auto" (vLLM's choice) where it names none.
+
+    vLLM's own "auto" runs float32 models in half precision, which puts its logprobs 1e-3 off the learner's.
+    """
+    config = json.loads((model_dir / "config.json").read_text())
+    named = config.get("dtype") or config.get("torch_dtype")
+    return named if named in ("float32", "bfloat16", "float16") else "auto"
 
 
 def _import_vllm() -> None:
