@@ -9,10 +9,12 @@ from preceptor.clients.queues import send_offer_group
 from preceptor.common.errors import Unavailable
 from preceptor.common.redis_client import redis_errors, sync_redis
 from preceptor.common.redis_keys import ROLLOUT_FIELD, rollout_stream
+from preceptor.common.telemetry import get_logger
 from preceptor.rollout.converters import group_to_proto
 from preceptor.rollout.retry import Retrier, RetryPolicy
 from preceptor.rollout.types import Deadline, Group
 
+log = get_logger(__name__)
 _XADD_TIMEOUT_S = 5.0
 
 
@@ -30,12 +32,19 @@ class ExperienceStream:
 
         def append(_: float) -> None:
             try:
-                with redis_errors("appending a rollout group"):
-                    self._redis.xadd(key, {ROLLOUT_FIELD: payload})
-            except redis.ResponseError as error:  # out of memory, or a replica that became read-only
-                raise Unavailable(f"Redis refuses a rollout group: {error}", reason="REDIS_REFUSES") from error
+                self._append(key, payload)
+            except Unavailable as error:
+                log.warning("the stream takes no group; trying again", group_id=group.job.group_id, error=error.message)
+                raise
 
         self._retrier.call(append, deadline, call_timeout_s=_XADD_TIMEOUT_S)
+
+    def _append(self, key: str, payload: bytes) -> None:
+        try:
+            with redis_errors("appending a rollout group"):
+                self._redis.xadd(key, {ROLLOUT_FIELD: payload})
+        except redis.ResponseError as error:  # out of memory, or a replica that became read-only
+            raise Unavailable(f"Redis refuses a rollout group: {error}", reason="REDIS_REFUSES") from error
 
 
 class FeedbackQueue:
