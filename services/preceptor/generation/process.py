@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from preceptor.common.telemetry import get_logger
 from preceptor.generation import metrics
 from preceptor.generation.adapters.announcer import Announcer
 from preceptor.generation.adapters.learner_watch import LearnerWatch
+from preceptor.generation.adapters.staging import StagingFolder
 from preceptor.generation.adapters.vllm_engine import VllmEngine
 from preceptor.generation.follower import Follower
 from preceptor.generation.server import SERVICE_NAME
@@ -36,7 +36,7 @@ class RunParts:
     updater: WeightUpdater
     stager: Stager
     watch: LearnerWatch
-    staging_folder: Path
+    staging: StagingFolder
 
 
 class GeneratorProcess:
@@ -145,7 +145,7 @@ class GeneratorProcess:
         self._cancel_tasks()
         await self._engine.close()
         if not isinstance(self._source, Path):
-            await asyncio.to_thread(shutil.rmtree, self._source.staging_folder, ignore_errors=True)
+            await asyncio.to_thread(self._source.staging.remove)
 
     def _spawn(self, *coroutines: Coroutine[Any, Any, None]) -> None:
         self._tasks += [asyncio.ensure_future(coroutine) for coroutine in coroutines]

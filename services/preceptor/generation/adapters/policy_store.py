@@ -15,9 +15,6 @@ from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.errors import DataLoss, FailedPrecondition, NotFound
 from preceptor.generation.weights import StagedPolicy, WeightFetcher
 
-_SHM = Path("/dev/shm")
-_SHM_MIN_FREE_BYTES = 2 * 1024**3
-
 
 class PolicyStore:
     """PolicySource on an artifact store.
@@ -142,16 +139,6 @@ class PolicyStager:
             if fetcher.can_fetch(manifest):
                 return fetcher
         raise FailedPrecondition(f"none of the sources of {named} can be used here", field="manifest.sources")
-
-
-def make_staging_folder(wanted: Path | None) -> Path:
-    """Returns a new folder for this process's host copies: in memory where there is room, unless a place is named."""
-    parent = wanted
-    if parent is None:
-        roomy = _SHM.is_dir() and shutil.disk_usage(_SHM).free >= _SHM_MIN_FREE_BYTES
-        parent = _SHM if roomy else Path(tempfile.gettempdir())
-    parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="preceptor-generation-", dir=parent))
 
 
 def _store_uri(manifest: WeightManifest) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import json
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -100,8 +99,8 @@ class VllmEngine:
             await self.sample([0], Sampling(max_tokens=1), cache_salt="warm-up")
         except EngineDead as error:
             raise FailedPrecondition(
-                f"vLLM's engine died on the first token of {model_dir}: its log says why. On CPU, attention takes heads "
-                "of 32, 64, 80, 96, 112, 128, 160, 192, 224, 256 or 512 only",
+                f"vLLM's engine died on the first token of {model_dir}: its log says why. On CPU, attention takes "
+                "heads of 32, 64, 80, 96, 112, 128, 160, 192, 224, 256 or 512 only",
                 reason="ENGINE_START",
             ) from error
 
@@ -122,7 +121,7 @@ class VllmEngine:
         options = self._options
         arguments: dict[str, Any] = {
             "model": str(model_dir),
-            "dtype": _stored_dtype(model_dir) if options.dtype == "auto" else options.dtype,
+            "dtype": stored_dtype(model_dir) if options.dtype == "auto" else options.dtype,
             "seed": options.seed,
             "max_num_seqs": options.max_num_seqs,
             "enforce_eager": options.enforce_eager,
@@ -230,19 +229,13 @@ class VllmEngine:
         return self._llm
 
 
-def _stored_dtype(model_dir: Path) -> str:
-    """The dtype of the folder's config.json; vLLM's own "auto" would turn float32 into half precision."""
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    return str(config.get("dtype") or config.get("torch_dtype") or "auto").removeprefix("torch.")
-
-
 def stored_dtype(model_dir: Path) -> str:
     """Returns the dtype that a model's config.json names, "auto" (vLLM's choice) where it names none.
 
     vLLM's own "auto" runs float32 models in half precision, which puts its logprobs 1e-3 off the learner's.
     """
-    config = json.loads((model_dir / "config.json").read_text())
-    named = config.get("dtype") or config.get("torch_dtype")
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    named = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
     return named if named in ("float32", "bfloat16", "float16") else "auto"
 
 
