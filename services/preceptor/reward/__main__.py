@@ -1,12 +1,16 @@
 """Starts the reward service: `python -m preceptor.reward`, settings by PRECEPTOR_REWARD_* (see config.py)."""
 
+import socket
+
 from preceptor.api.reward.v1 import reward_service_pb2_grpc as pb_grpc
 from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.config import load_settings
+from preceptor.common.discovery import AsyncRegistry, Record
 from preceptor.common.grpc_server import Server, run_service
 from preceptor.common.health import Health
 from preceptor.common.process import apply_cpu_plan
 from preceptor.common.telemetry import BusyClock, setup_logging
+from preceptor.reward.adapters.announcer import Announcer
 from preceptor.reward.adapters.opener import Opener
 from preceptor.reward.adapters.serving_file import ServingFile
 from preceptor.reward.config import RewardSettings
@@ -24,13 +28,39 @@ async def serve(settings: RewardSettings) -> None:
         allow_functions=settings.allow_functions,
     )
 
-    async def restore() -> None:
-        await scoring.restore(settings.specs, settings.initial_current)
-
     server = Server(settings, Health())
     servicer = RewardServicer(scoring, BusyClock("reward"))
     server.add(pb_grpc.add_RewardServiceServicer_to_server, servicer, FULL_NAME)
-    await server.run(on_start=restore)
+    registry = AsyncRegistry(settings.redis_url)
+    address = advertised_host(settings)
+    announcer = Announcer(registry, settings.instance, lambda: record_of(scoring, f"{address}:{server.port}"))
+
+    async def on_start() -> None:
+        await scoring.restore(settings.specs, settings.initial_current)
+        announcer.start()
+
+    async def on_drain(_: float) -> None:
+        await announcer.stop()
+        await registry.close()
+
+    await server.run(on_start, on_drain)
+
+
+def record_of(scoring: RewardScoring, address: str) -> Record:
+    """The discovery record as of now."""
+    current = next((info.spec for info in scoring.list_models() if info.current), None)
+    return {
+        "address": address,
+        "reward_model": current.name if current else "",
+        "reward_model_version": current.reward_model_version if current else 0,
+    }
+
+
+def advertised_host(settings: RewardSettings) -> str:
+    """The host that clients reach this process at."""
+    if settings.advertised_host:
+        return settings.advertised_host
+    return socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
 
 
 def main() -> None:

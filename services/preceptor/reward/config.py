@@ -20,6 +20,8 @@ class RewardSettings(ServiceSettings):
 
     port: int = 7110
     metrics_port: int = 7210
+    advertised_host: str = ""
+    """The host that clients reach this process at; empty: its own."""
     models: str = ""
     """Loaded at start: a comma list of name=uri[@version]; a uri is a model folder's address (relative: in the artifact
     store), or a function as package.module:function or path/file.py:function."""

@@ -170,6 +170,7 @@ def test_a_model_is_switched_while_requests_run(server: RewardProcess, store: Pa
     assert score(server, one).reward_model_version == 2
 
 
+@pytest.mark.slow
 def test_a_killed_server_comes_back_with_what_it_served(store: Path, tmp_path: Path) -> None:
     forget(store)
     with RewardProcess(store, tmp_path) as server:

@@ -46,6 +46,7 @@ def test_groups_flow_into_the_stream(stack: Stack) -> None:
     request = generator.requests[0]
     assert (request.n, request.run_id, request.min_policy_version) == (4, RUN, 3)
     assert request.mode == 2, "RL mode"
+    assert stack.client.keys("preceptor:discovery:reward:*") == [b"preceptor:discovery:reward:reward"]
     metrics = stack.worker.http("/metrics")[1]
     assert 'preceptor_rollout_groups_total{outcome="OK"} 20.0' in metrics
     assert "preceptor_rollout_busy_seconds_total" in metrics

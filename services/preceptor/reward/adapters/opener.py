@@ -54,10 +54,10 @@ class Opener:
         return dataclasses.replace(spec, reward_model_version=version), scorer
 
     def _load_model(self, spec: ModelSpec) -> tuple[RewardBackend, Normalisation, int]:
+        path = self._artifacts.local(spec.uri)
         # Torch takes seconds to import, which a server of reward functions alone is spared.
         from preceptor.reward.adapters.torch_model import load_torch_model, read_card
 
-        path = self._artifacts.local(spec.uri)
         backend = load_torch_model(
             path,
             device=self._settings.device,
