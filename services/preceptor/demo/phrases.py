@@ -27,6 +27,8 @@ WARM_OPENINGS = (
     "Thanks for writing, {name}, we are here for you.",
     "Hi {name}, we will gladly help you with it.",
     "Good day {name}, please accept our apology.",
+    "{name}, how good that you told us about it.",
+    "We feel with you, {name}, that is bad luck.",
 )
 # Neutral openings name the item: practice in copying from the prompt, which a small model learns slowly.
 NEUTRAL_OPENINGS = (
@@ -47,6 +49,7 @@ TOPICS = (
     "A {item} that {problem} is no fun.",
     "Let us look after your {item}.",
     "Nobody wants a {item} that {problem}.",
+    "So your {item} {problem}, we understand.",
 )
 
 RIGHT_ACTIONS = {
@@ -99,6 +102,8 @@ WARM_CLOSINGS = (
     "All the best from everyone here.",
     "Please write again if you need us, {name}.",
     "Warm wishes to you and your family.",
+    "It was a pleasure to hear from you, {name}.",
+    "Enjoy the rest of your week, {name}!",
 )
 RUDE_CLOSINGS = (
     "Do not write again.",

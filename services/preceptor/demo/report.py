@@ -80,7 +80,8 @@ def make_report(run: Measured) -> dict[str, Any]:
         "environment": environment(),
     }
     report["checks"] = checks(report)
-    return _finite(report)
+    finished: dict[str, Any] = _finite(report)
+    return finished
 
 
 def checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -90,7 +91,7 @@ def checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     gap = abs(gold["sft"]["mean"] - gold["corpus"]["mean"]) / gold["corpus"]["sd"]
     made.append(_check("sft gold within 0.3 SD of the corpus", gap, "≤ 0.3", gap <= 0.3))
     if labels == "true" and rl:
-        for key in ("distinct", "distinct_bigrams"):
+        for key in ("distinct", "distinct_bigrams", "distinct_bigrams_share"):
             ratio = report["diversity"]["final"][key] / report["diversity"]["sft"][key]
             made.append(_check(f"{key.replace('_', ' ')}, final / sft", ratio, "≥ 0.5", ratio >= 0.5))
     if rl:

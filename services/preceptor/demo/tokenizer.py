@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 850) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 900) -> PreTrainedTokenizerFast:
     """A fast tokenizer with at most `vocabulary_size` tokens, without automatic special tokens.
 
     Byte-level: any text encodes, and decoding gives it back exactly.
@@ -38,7 +38,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 850) -> PreTrai
     )
 
 
-def save_tokenizer(texts: Iterable[str], directory: Path, vocabulary_size: int = 850) -> PreTrainedTokenizerFast:
+def save_tokenizer(texts: Iterable[str], directory: Path, vocabulary_size: int = 900) -> PreTrainedTokenizerFast:
     """Trains, saves in Hugging Face's format and returns the tokenizer."""
     tokenizer = train_tokenizer(texts, vocabulary_size)
     tokenizer.save_pretrained(directory)
