@@ -202,7 +202,7 @@ function wire() {
       doIt[button.dataset.do](button.dataset.id);
     }
     if (event.detail > 0) {
-      event.target.closest("button")?.blur(); // so that Enter submits instead of pressing the button again
+      document.activeElement?.closest("#task button")?.blur(); // so that Enter submits instead of pressing it again
     }
   });
   byId("task").addEventListener("change", (event) => {

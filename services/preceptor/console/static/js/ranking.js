@@ -109,7 +109,7 @@ export function placeOf(groups, id) {
 }
 
 export function ordinal(n) {
-  return `${n}${["th", "st", "nd", "rd"][n % 10 < 4 && Math.floor(n / 10) !== 1 ? n % 10 : 0]}`;
+  return `${n}${["th", "st", "nd", "rd"][n % 10 < 4 && Math.floor(n / 10) % 10 !== 1 ? n % 10 : 0]}`;
 }
 
 function withLast(groups, ids) {
