@@ -97,7 +97,7 @@ class GeneratorPool:
         while True:
             self._refresh()
             with self._changed:
-                generator = self._choose(job)
+                generator = self._choose(job, sequences)
                 if generator is None:
                     self._wait_or_raise(job, deadline)
                     continue
@@ -109,9 +109,14 @@ class GeneratorPool:
                 return generator
             self._release(generator, sequences)
 
-    def _choose(self, job: Job) -> Generator | None:
-        candidates = [g for g in self._of_run(job.run_id) if self._breaker(g).admits]
+    def _choose(self, job: Job, sequences: int) -> Generator | None:
+        candidates = [g for g in self._of_run(job.run_id) if self._breaker(g).admits and self._has_room(g, sequences)]
         return min(candidates, key=lambda generator: self._rank(job, generator), default=None)
+
+    def _has_room(self, generator: Generator, sequences: int) -> bool:
+        """False where this worker alone would overfill it; what other workers send shows as RESOURCE_EXHAUSTED."""
+        held = self._in_flight[generator.address]
+        return not generator.max_requests or not held or held + sequences <= generator.max_requests
 
     def _rank(self, job: Job, generator: Generator) -> tuple[bool, int, bytes]:
         lags = generator.policy_version < job.min_policy_version

@@ -65,6 +65,20 @@ def test_what_this_worker_has_in_flight_counts_as_load() -> None:
     assert pool.in_flight() == {}
 
 
+def test_this_worker_never_overfills_a_generator() -> None:
+    pool = Field(replace(A, max_requests=6)).pool()
+    with pool.lease(job(), 4, Deadline.after(SOON)):
+        with (
+            pytest.raises(Unavailable, match="fail or are full"),
+            pool.lease(job("run/1"), 4, Deadline.after(0.05)),
+        ):
+            pass
+        with pool.lease(job("run/2"), 2, Deadline.after(SOON)):
+            assert pool.in_flight() == {"a": 6}
+    with pool.lease(job(), 9, Deadline.after(SOON)) as generator:
+        assert generator.id == "a", "a group larger than the limit is for the generator to refuse"
+
+
 def test_a_generator_behind_the_wanted_version_comes_last() -> None:
     pool = Field(replace(A, load=50), replace(B, policy_version=2)).pool()
     assert use(pool, job(min_policy_version=3)) == "a"

@@ -165,6 +165,7 @@ def test_the_tasks_own_completions_are_continued(world: World) -> None:
         (replace(completion(), sampling_logprobs=(-1.0, math.nan, -1.0)), "not finite"),
         (replace(completion(), version_spans=(VersionSpan(2, 0, 2),)), "do not cover its 3 tokens"),
         (replace(completion(), version_spans=(VersionSpan(2, 0, 2), VersionSpan(3, 1, 3))), "do not cover"),
+        (replace(completion(), version_spans=(VersionSpan(2, 0, 0), VersionSpan(3, 0, 3))), "do not cover"),
         (completion(tokens=0), "no token"),
     ],
 )
