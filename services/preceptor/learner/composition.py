@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from preceptor.clients.reward import RewardClient
 from preceptor.common.artifacts import ArtifactStore
-from preceptor.common.errors import InvalidInput, NotFound
 from preceptor.common.telemetry import BusyClock
 from preceptor.learner.adapters.collect_sender import CollectSender
 from preceptor.learner.adapters.policy_store import PolicyStore
@@ -16,7 +14,7 @@ from preceptor.learner.adapters.publisher import Publisher
 from preceptor.learner.adapters.rescoring import RewardGateway, one_reward_model
 from preceptor.learner.adapters.rollout_stream import RolloutStream
 from preceptor.learner.adapters.run_checkpoints import LoadedCheckpoint, RunCheckpoints
-from preceptor.learner.adapters.run_files import LocalRunFiles, run_folder
+from preceptor.learner.adapters.run_files import LocalRunFiles, model_folder, run_folder
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.monitor import RunControl, RunMonitor
 from preceptor.learner.phases import PhaseClock
@@ -29,7 +27,6 @@ from preceptor.learner.pump.prompts import PromptOrder
 from preceptor.learner.pump.pump import Pump
 from preceptor.learner.pump.results import Batch
 from preceptor.learner.pump.staleness import DropOlderThan, WaitForAll
-from preceptor.learner.run_configs.base import HUB_PREFIX
 from preceptor.learner.run_configs.rl import RlConfig
 from preceptor.learner.server import WeightFeed
 from preceptor.learner.service import RlRun, RunParts
@@ -142,16 +139,6 @@ def _trainer(config: RlConfig, store: ArtifactStore) -> PpoTrainer:
         seed=config.seed,
         dtype=config.dtype,
     )
-
-
-def model_folder(store: ArtifactStore, source: str, field: str) -> Path:
-    """A local folder with the model; a hub id stays as it is. InvalidInput naming the field if there is none."""
-    if source.startswith(HUB_PREFIX):
-        return Path(source)
-    try:
-        return store.local(source)
-    except NotFound as error:
-        raise InvalidInput(f"{field}: no model directory at {source}", field=field) from error
 
 
 def _pump(config: RlConfig, stream: RolloutStream, sender: CollectSender, checkpoint: LoadedCheckpoint | None) -> Pump:

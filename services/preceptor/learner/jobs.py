@@ -1,17 +1,17 @@
-"""One job from start to end: server, run, summary. Called by __main__; imports torch."""
+"""One job from start to end: server, run, summary. Called by __main__.
+
+The ports answer before torch and transformers are imported, which takes seconds.
+"""
 
 import time
 from typing import Any
-
-from transformers.utils.logging import disable_progress_bar
 
 from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.errors import PreceptorError
 from preceptor.common.telemetry import BusyClock, get_logger
 from preceptor.learner.adapters.policy_store import PolicyStore
-from preceptor.learner.adapters.run_files import LocalRunFiles, is_local, run_folder
+from preceptor.learner.adapters.run_files import LocalRunFiles, is_local, model_folder, run_folder
 from preceptor.learner.background import BackgroundServer, Weights
-from preceptor.learner.composition import build_rl, model_folder
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.monitor import RunControl, RunMonitor, RunState, StepMetrics
 from preceptor.learner.run_configs import RewardConfig, SftConfig
@@ -32,12 +32,12 @@ def run_job(
     progress: ProgressCallback | None,
 ) -> str:
     """Runs a job to its end; returns "finished", "stopped" or "interrupted". Raises PreceptorError if it fails."""
-    disable_progress_bar()
     store = ArtifactStore(settings.artifacts_url)
     weights = Weights(PolicyStore(store, config.run_id), WeightFeed()) if isinstance(config, RlConfig) else None
     server = BackgroundServer(settings, config.run_id, monitor, control, weights)
     server.start()
     try:
+        _quieten_transformers()
         if weights is not None and isinstance(config, RlConfig):
             return _run_rl(config, settings, store, monitor, control, weights, progress)
         assert not isinstance(config, RlConfig)
@@ -51,6 +51,14 @@ def run_job(
         server.stop()
 
 
+def _quieten_transformers() -> None:
+    """Its bars and loading reports are not for a log."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
 def _run_rl(
     config: RlConfig,
     settings: LearnerSettings,
@@ -60,6 +68,8 @@ def _run_rl(
     weights: Weights,
     progress: ProgressCallback | None,
 ) -> str:
+    from preceptor.learner.composition import build_rl
+
     built = build_rl(config, settings, store, monitor, control, weights.policies, weights.feed, progress)
     try:
         return built.run.run().value

@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from preceptor.common.artifacts import ArtifactStore
+from preceptor.common.errors import InvalidInput, NotFound
+from preceptor.learner.run_configs.base import HUB_PREFIX
 
 
 def run_folder(artifacts_url: str, work_dir: str, run_id: str) -> Path:
@@ -24,6 +26,16 @@ def run_folder(artifacts_url: str, work_dir: str, run_id: str) -> Path:
 
 def is_local(artifacts_url: str) -> bool:
     return urlsplit(artifacts_url).scheme in ("file", "local")
+
+
+def model_folder(store: ArtifactStore, source: str, field: str) -> Path:
+    """A local folder with the model; a hub id stays as it is. InvalidInput naming the field if there is none."""
+    if source.startswith(HUB_PREFIX):
+        return Path(source)
+    try:
+        return store.local(source)
+    except NotFound as error:
+        raise InvalidInput(f"{field}: no model directory at {source}", field=field) from error
 
 
 class LocalRunFiles:
