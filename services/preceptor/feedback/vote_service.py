@@ -70,9 +70,11 @@ class VoteService:
         validation.check_comment(submission.body, self._limits.text)
 
     def _submit(self, tx: Transaction, submission: Submission, request_digest: str) -> Ranking:
+        comparison = require_comparison(tx.lock_comparison(submission.comparison_id), submission.comparison_id)
+        # Looked for under the lock: a twin of this request may just have been stored.
         if (known := tx.event(submission.event_id)) is not None:
             return _original_ranking(known, request_digest)
-        bench = self._bench(tx, submission)
+        bench = self._bench(tx, submission, comparison)
         _check_supersedes(submission, bench.in_force)
         now = self._clock()
         vote = _ranking(submission, bench, now)
@@ -95,8 +97,7 @@ class VoteService:
             _count(tx, bench.comparison, +1)
         return replace(vote, sequence=sequence)
 
-    def _bench(self, tx: Transaction, submission: Submission) -> _Bench:
-        comparison = require_comparison(tx.lock_comparison(submission.comparison_id), submission.comparison_id)
+    def _bench(self, tx: Transaction, submission: Submission, comparison: Comparison) -> _Bench:
         project = require_project(tx, comparison.project_id)
         ranking.check_body(submission.body, comparison.candidate_ids, project.axes)
         leases = tx.leases_of(comparison.comparison_id)
@@ -146,10 +147,10 @@ class VoteService:
         return self._store.write(lambda tx: self._retract(tx, retraction, request_digest))
 
     def _retract(self, tx: Transaction, retraction: Retraction, request_digest: str) -> int:
-        if (known := tx.event(retraction.event_id)) is not None:
-            return _same_request(known, request_digest).sequence
         target = _require_vote(tx, retraction)
         comparison = require_comparison(tx.lock_comparison(target.comparison_id), target.comparison_id)
+        if (known := tx.event(retraction.event_id)) is not None:
+            return _same_request(known, request_digest).sequence
         if (ending := tx.ending_of(retraction.retracts)) is not None:
             raise FailedPrecondition(
                 f"retracts: {retraction.retracts!r} is no longer in force since event {ending.event_id!r}",
