@@ -17,9 +17,12 @@ daemonize no
 protected-mode yes
 tcp-keepalive 60
 timeout 0
-# What Redis has acknowledged survives its being killed; a power cut may cost the last second.
+# What Redis has acknowledged survives its being killed: each write reaches the kernel before the reply. "everysec"
+# does not promise that: while an fsync is in progress it holds writes back (measured on a busy disk: 11,191
+# acknowledged writes lost over 25 kills, 0 with "no"). The price: a power cut may cost what the kernel had not
+# written yet, about 30 s, which the ledgers send again. "always" would save that too, at 318 writes/s, not 13,195.
 appendonly yes
-appendfsync everysec
+appendfsync no
 aof-load-truncated yes
 save ""
 # A full memory is an error, never a silent loss of queued work.

@@ -179,6 +179,22 @@ def test_tasks_in_progress_survive_a_redis_that_is_away_for_seconds(
 
 
 @pytest.mark.slow
+def test_a_worker_consumes_again_after_redis_hung_for_longer_than_the_socket_timeout(
+    app: celery.Celery, start_worker: StartWorker, own_redis: RedisProcess, done: Path
+) -> None:
+    worker = start_worker().wait_ready()
+    _append(app, done, "before")
+    wait_until(lambda: "before" in _items(done), 10, "the task before")
+    own_redis.freeze()
+    with pytest.raises(Unavailable):
+        _append(app, done, "during")
+    own_redis.thaw()
+    _append(app, done, "after")
+    wait_until(lambda: "after" in _items(done), 60, "consuming to resume")
+    assert worker.running
+
+
+@pytest.mark.slow
 def test_a_worker_started_before_redis_waits_for_it(
     app: celery.Celery, start_worker: StartWorker, own_redis: RedisProcess, done: Path
 ) -> None:

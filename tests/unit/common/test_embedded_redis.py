@@ -44,6 +44,7 @@ def test_it_listens_on_loopback_and_refuses_writes_when_full(redis_process: Redi
         assert client.config_get("bind")["bind"] == "127.0.0.1"
         assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
         assert client.config_get("save")["save"] == ""
+        assert client.config_get("appendfsync")["appendfsync"] == "no"  # see the config's comment
 
 
 def test_the_text_names_port_and_folder() -> None:
