@@ -9,8 +9,10 @@ from dataclasses import dataclass
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 480.0, 220.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 12.0, 34.0
+LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 12.0, 34.0
 """The plot's frame inside the viewBox, in SVG units; LEFT and BOTTOM leave room for tick labels."""
+MOST_DOTS = 12
+"""A line with more points is drawn without a dot on each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ def short(value: float) -> str:
         return f"{value / 1e6:.3g}M"
     if abs(value) >= 1e4:
         return f"{value / 1e3:.3g}k"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.2e}".replace("e-0", "e-")
     text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return "0" if text == "-0" else text
 
@@ -123,7 +127,7 @@ class _scale:  # noqa: N801  (a function that remembers its range)
 def _line(label: str, points: Points, x_place: _scale, y_place: _scale) -> Line:
     placed = [(x_place(x), y_place(y)) for x, y in points]
     path = "M" + "L".join(f"{x:g} {y:g}" for x, y in placed)
-    dots = tuple(placed) if len(placed) <= 24 else ()
+    dots = tuple(placed) if len(placed) <= MOST_DOTS else ()
     return Line(label, path, *placed[-1], short(points[-1][1]), dots)
 
 

@@ -13,6 +13,8 @@ from preceptor.console.types import Sample
 
 SAMPLES_PER_VERSION = 4
 VERSIONS_KEPT = 24
+VERSIONS_SHOWN = 3
+"""How many of the newest versions, beside the first one."""
 
 
 @dataclass(slots=True)
@@ -39,6 +41,6 @@ class SampleBook:
             return ()
         first = self._by_version[versions[-1]] if len(versions) > 1 else []
         newest: list[Sample] = []
-        for version in versions[:-1] or versions:
+        for version in (versions[:-1] or versions)[:VERSIONS_SHOWN]:
             newest += self._by_version[version]
         return (*newest[: max(0, limit - len(first))], *first[:limit])

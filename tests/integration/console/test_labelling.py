@@ -105,6 +105,16 @@ def test_all_bad_alone_is_an_answer(visit: Visit, stack: Stack) -> None:
     assert len(groups(ranking)) == 1
 
 
+def test_typing_every_number_in_a_row_ranks_them_all(visit: Visit, stack: Stack) -> None:
+    page = visit(stack.make_project(1))
+    task(page)
+    for key in "2134":
+        page.keyboard.press(key)
+    expect(page.locator("#candidates .place")).to_have_text(["2nd", "1st", "3rd", "4th"])
+    page.keyboard.press("4")
+    expect(page.locator("#candidates .place")).to_have_text(["2nd", "1st", "3rd", "not ranked"])
+
+
 def test_undo_takes_back_step_by_step(visit: Visit, stack: Stack) -> None:
     page = visit(stack.make_project(1))
     task(page)

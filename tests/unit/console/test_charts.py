@@ -36,7 +36,7 @@ def test_no_range_is_an_error(low: float, high: float) -> None:
 
 def test_numbers_are_short() -> None:
     values = (0.1 + 0.2, 1234.4, 12_345, 2_500_000, -0.0, 0.00012345)
-    assert [short(value) for value in values] == ["0.3", "1234", "12.3k", "2.5M", "0", "0.000123"]
+    assert [short(value) for value in values] == ["0.3", "1234", "12.3k", "2.5M", "0", "1.23e-4"]
 
 
 def test_nothing_to_draw_is_no_chart() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from preceptor.common.errors import NotFound, Unavailable
 from preceptor.console.curves import CurveBook
-from preceptor.console.sampling import SAMPLES_PER_VERSION, VERSIONS_KEPT, SampleBook
+from preceptor.console.sampling import SAMPLES_PER_VERSION, VERSIONS_SHOWN, SampleBook
 from preceptor.console.service import attempt, by_version, loop_charts, models_of, project_of
 from preceptor.console.types import Run, Sample
 from tests.unit.console.doubles import FeedbackDouble, LoopDouble, console, loop, project, reward_model
@@ -44,7 +44,7 @@ def test_the_sample_book_keeps_the_first_version_and_the_newest() -> None:
     picked = book.pick(12)
     assert [s.policy_version for s in picked] == [99] * 4 + [98] * 4 + [0] * 4
     assert picked[0].text == "99-5"
-    assert len(book.pick(10_000)) == (VERSIONS_KEPT + 1) * SAMPLES_PER_VERSION
+    assert len(book.pick(10_000)) == (VERSIONS_SHOWN + 1) * SAMPLES_PER_VERSION
     assert SampleBook().pick(5) == ()
 
 

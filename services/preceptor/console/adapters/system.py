@@ -13,7 +13,7 @@ from preceptor.api.learner.v1 import learner_service_pb2 as learner_pb
 from preceptor.clients.learner import AsyncLearnerClient
 from preceptor.common.channels import from_rpc_error
 from preceptor.common.discovery import KIND_GENERATION, KIND_LEARNER, KIND_REWARD, AsyncRegistry, Record
-from preceptor.common.errors import PreceptorError
+from preceptor.common.errors import DeadlineExceeded, PreceptorError, Unavailable
 from preceptor.console.types import ServiceHealth
 
 LEARNER_STATES: dict[int, str] = {
@@ -76,7 +76,9 @@ class DiscoveredSystem:
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
-            return ServiceHealth(**row, state="down", detail=from_rpc_error(error).code.lower().replace("_", " "))
+            known = from_rpc_error(error)
+            detail = "no answer" if isinstance(known, (Unavailable, DeadlineExceeded)) else known.message
+            return ServiceHealth(**row, state="down", detail=detail)
         if answer.status == health_pb2.HealthCheckResponse.SERVING:
             return ServiceHealth(**row, state="up", detail="")
         return ServiceHealth(**row, state="starting", detail="not serving yet")

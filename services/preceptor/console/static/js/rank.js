@@ -230,7 +230,7 @@ function wire() {
 function number(n, tie) {
   const id = task?.ids[n - 1];
   if (id !== undefined) {
-    tie ? task.toggleTie(id) : task.toggle(id);
+    tie ? task.toggleTie(id) : task.press(id);
   }
 }
 

@@ -15,6 +15,7 @@ export class Task {
     this.onChange = onChange;
     this.ids = comparison.candidates.map((candidate) => candidate.candidate_id);
     this.past = [];
+    this.placedByItself = null;
     this.shownAt = lease?.leased_at ?? null;
     this.answer = supersedes ? answerOf(supersedes) : this.fromDraft();
   }
@@ -70,13 +71,26 @@ export class Task {
   }
 
   regroup(groups) {
+    this.placedByItself = null;
     if (!order.same(groups, this.answer.groups)) {
       this.change({ groups });
     }
   }
 
   toggle(id) {
-    this.regroup(order.toggle(this.answer.groups, id, this.ids));
+    const before = this.answer.groups;
+    this.regroup(order.toggle(before, id, this.ids));
+    const added = this.ids.filter((other) => other !== id && !order.placed(before, other) && order.placed(this.answer.groups, other));
+    this.placedByItself = added[0] ?? null;
+  }
+
+  // A number key: the key of the one that was just placed by itself confirms it, as fingers type all numbers in a row.
+  press(id) {
+    if (id === this.placedByItself) {
+      this.placedByItself = null;
+    } else {
+      this.toggle(id);
+    }
   }
 
   toggleTie(id) {
