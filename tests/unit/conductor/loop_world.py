@@ -89,7 +89,7 @@ class FakeWorld:
         if job.run_id not in self.jobs:
             self.starts.append(job.run_id)
             config = yaml.safe_load(Path(job.config_path).read_text())
-            self.jobs[job.run_id] = {"kind": job.kind, "config": config, "polls": 0, "step": 0}
+            self.jobs[job.run_id] = {"kind": job.kind, "config": config, "polls": 0, "step": 0, "pid": 100 + len(self.starts)}
 
     def status(self, run_id: str) -> JobStatus:
         self.tick()
@@ -103,7 +103,7 @@ class FakeWorld:
             done = job["polls"] > 2
             if done:
                 self._write_output(run_id, job)
-        return JobStatus(JobState.SUCCEEDED if done else JobState.RUNNING, pid=100 + len(self.starts))
+        return JobStatus(JobState.SUCCEEDED if done else JobState.RUNNING, pid=job["pid"])
 
     def stop(self, run_id: str) -> None:
         self.tick()
