@@ -18,7 +18,8 @@ class RolloutBatch:
     """B rollouts, T = tokens of the longest completion.
 
     rows: prompt + completion, the completion being the targets. mask: [B, T] bool. sampling_logprobs: [B, T].
-    current: [B, T] bool, tokens that policy_version computed. scores: [B]. finished: [B] bool. staleness: [B],
+    current: [B, T] bool, tokens of rollouts that policy_version alone computed. scores: [B]. finished: [B] bool.
+    staleness: [B],
     policy_version less the oldest version among a rollout's tokens.
     """
 
@@ -60,8 +61,10 @@ def assemble(batch: Sequence[Experience], *, policy_version: int, device: torch.
     for place, experience in enumerate(batch):
         mask[place, : len(experience.token_ids)] = True
         logprobs[place, : len(experience.token_ids)] = torch.tensor(experience.sampling_logprobs)
-        for version, begin, end in experience.version_spans:
-            current[place, begin:end] = version == policy_version
+        # A rollout that an update overtook has tokens of this version on keys and values of an older one: no measure of
+        # how well engine and learner agree.
+        if all(version == policy_version for version, _, _ in experience.version_spans):
+            current[place, : len(experience.token_ids)] = True
     oldest = [min(version for version, _, _ in experience.version_spans) for experience in batch]
     return RolloutBatch(
         rollout_ids=[experience.rollout_id for experience in batch],
