@@ -145,6 +145,10 @@ class Supervisor:
             raise Unavailable(f"supervisord does not answer on {self._socket}: {error}") from error
         wait_until(lambda: not psutil.pid_exists(pid), timeout_s=timeout_s, what="the processes to stop")
 
+    def pid(self) -> int:
+        """supervisord's own process id."""
+        return int(self._proxy().getPID())
+
     def processes(self) -> list[dict[str, Any]]:
         """supervisord's process table: name, statename, pid, description, spawnerr, …"""
         try:
