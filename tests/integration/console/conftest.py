@@ -1,13 +1,13 @@
 """The stack, and a real browser."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.integration.console.stack import Stack
+from tests.integration.console.stack import Stack, Visit
 from tests.support.redis import RedisProcess
 
 CHROMIUM_FLAGS = [
@@ -22,12 +22,10 @@ CHROMIUM_FLAGS = [
 TIMEOUT_MS = 20_000
 expect.set_options(timeout=TIMEOUT_MS)
 
-Visit = Callable[..., Page]
-
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, redis_process: RedisProcess) -> Iterator[Stack]:
-    """Feedback service and console as processes. A test that kills one starts it again."""
+    """Feedback service, conductor and console as processes. A test that kills one starts it again."""
     made = Stack(tmp_path_factory.mktemp("console"), redis_process.url)
     made.start()
     try:

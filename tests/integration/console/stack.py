@@ -1,22 +1,26 @@
-# ruff: noqa: N802  (the methods of a servicer have the names of its RPCs)
-"""A real feedback service on SQLite, a real console, and what tests put into them."""
+"""A real feedback service and conductor on SQLite, a real console, and what tests put into them."""
 
 import uuid
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-import grpc
+from playwright.sync_api import Page
 
 from preceptor.api.common.v1 import text_pb2
-from preceptor.api.conductor.v1 import loop_service_pb2 as loops_pb
-from preceptor.api.conductor.v1 import loop_service_pb2_grpc
 from preceptor.api.feedback.v1 import feedback_pb2 as pb
 from preceptor.api.feedback.v1 import feedback_service_pb2 as service_pb
 from preceptor.clients.feedback import FeedbackClient
+from preceptor.conductor.store.database import open_database
+from preceptor.conductor.store.loops import LoopStore
+from preceptor.conductor.store.registry import RegistryStore
+from preceptor.conductor.types import RewardModelRecord, RunRecord, StageKind, StagePlan, StageState
 from tests.support.ports import free_port
 from tests.support.processes import ServiceProcess
 
+Visit = Callable[..., Page]
+
+LOOP = "demo-loop"
 TEXTS = (
     "Hello Ana, I am sorry about the lamp. A new one leaves today, free of charge.",
     "What do you want. Lamps break.",
@@ -25,61 +29,30 @@ TEXTS = (
 )
 
 
-class LoopServiceDouble(loop_service_pb2_grpc.LoopServiceServicer):
-    """A conductor with one loop, "demo-loop", and its events."""
+def address(service: ServiceProcess) -> str:
+    """Where a service's gRPC port is."""
+    [port] = [value for key, value in service.env.items() if key.endswith("_PORT") and not key.endswith("METRICS_PORT")]
+    return f"127.0.0.1:{port}"
 
-    def __init__(self) -> None:
-        self.events: list[loops_pb.Event] = []
 
-    def GetLoop(self, request: loops_pb.GetLoopRequest, context: grpc.ServicerContext) -> loops_pb.GetLoopResponse:
-        if request.loop_id != "demo-loop":
-            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no loop {request.loop_id}")
-        return loops_pb.GetLoopResponse(loop=self._loop())
-
-    def ListLoops(self, request: loops_pb.ListLoopsRequest, context: object) -> loops_pb.ListLoopsResponse:
-        return loops_pb.ListLoopsResponse(loops=[self._loop()])
-
-    def ListRuns(self, request: loops_pb.ListRunsRequest, context: object) -> loops_pb.ListRunsResponse:
-        return loops_pb.ListRunsResponse(runs=[loops_pb.Run(run_id="demo-rl", kind="rl", state="running", attempt=2)])
-
-    def ListRewardModels(
-        self, request: loops_pb.ListRewardModelsRequest, context: object
-    ) -> loops_pb.ListRewardModelsResponse:
-        models = [
-            loops_pb.RewardModel(
-                reward_model_version=version,
-                run_id=f"demo-reward-{version}",
-                rankings=750 * version,
-                heldout_accuracy=0.62 + 0.03 * version,
-                noise_ceiling=0.76,
-                gate="passed",
-                promoted=version == 2,
-            )
-            for version in (1, 2)
-        ]
-        return loops_pb.ListRewardModelsResponse(reward_models=models)
-
-    def WatchLoop(self, request: loops_pb.WatchLoopRequest, context: grpc.ServicerContext):  # type: ignore[no-untyped-def]
-        for event in list(self.events):
-            if event.sequence > request.after_sequence:
-                yield loops_pb.WatchLoopResponse(event=event)
-
-    def _loop(self) -> loops_pb.Loop:
-        states = {"sft": "done", "collect-1": "done", "reward-1": "done", "rl-1": "running", "collect-2": "pending"}
-        runs = {"reward-1": "demo-reward-1", "rl-1": "demo-reward-2"}
-        stages = [
-            loops_pb.Stage(
-                name=name,
-                state=state,
-                progress=0.45 if state == "running" else 0.0,
-                run_id=runs.get(name, ""),
-                message="step 18 of 40" if state == "running" else "",
-            )
-            for name, state in states.items()
-        ]
-        return loops_pb.Loop(
-            loop_id="demo-loop", state=loops_pb.LOOP_STATE_RUNNING, stages=stages, iteration=1, iterations=2
-        )
+def reward_model(version: int, now: datetime) -> RewardModelRecord:
+    return RewardModelRecord(
+        reward_model_version=version,
+        uri="",
+        run_id=f"demo-reward-{version}",
+        loop_id=LOOP,
+        project_id="demo",
+        label_high_water_mark=750 * version,
+        label_hash="ab" * 32,
+        rankings=750 * version,
+        heldout_accuracy=0.62 + 0.03 * version,
+        noise_ceiling=0.76,
+        score_mean=0.0,
+        score_sd=1.0,
+        promoted=False,
+        gate="passed",
+        created_at=now,
+    )
 
 
 class Stack:
@@ -88,51 +61,68 @@ class Stack:
     def __init__(self, folder: Path, redis_url: str) -> None:
         self.folder = folder
         self.redis_url = redis_url
-        self.port, feedback_port, metrics_port = free_port(), free_port(), free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.feedback_address = f"127.0.0.1:{feedback_port}"
-        self.loops = LoopServiceDouble()
-        self._loop_server = grpc.server(ThreadPoolExecutor(8))
-        loop_service_pb2_grpc.add_LoopServiceServicer_to_server(self.loops, self._loop_server)
-        loop_port = self._loop_server.add_insecure_port("127.0.0.1:0")
-        self.feedback = ServiceProcess(
-            "preceptor.feedback",
-            self._env(
-                "FEEDBACK",
-                PORT=feedback_port,
-                METRICS_PORT=metrics_port,
-                DATABASE_URL=f"sqlite:///{folder / 'feedback.sqlite'}",
-            ),
-            folder,
-            metrics_port=metrics_port,
+        self.feedback = self._service("feedback", DATABASE_URL=f"sqlite:///{folder / 'feedback.sqlite'}")
+        self.conductor = self._service(
+            "conductor",
+            DATABASE_URL=f"sqlite:///{folder / 'conductor.sqlite'}",
+            SUPERVISOR_SOCKET=folder / "none.sock",
+            JOBS_DIR=folder,
+            LOGS_DIR=folder,
         )
-        console_metrics_port = free_port()
-        self.console_env = self._env(
-            "CONSOLE",
+        self.console = self._service(
+            "console",
             PORT=self.port,
-            METRICS_PORT=console_metrics_port,
-            FEEDBACK_ADDRESS=self.feedback_address,
-            CONDUCTOR_ADDRESS=f"127.0.0.1:{loop_port}",
+            FEEDBACK_ADDRESS=address(self.feedback),
+            CONDUCTOR_ADDRESS=address(self.conductor),
         )
-        self.console = ServiceProcess("preceptor.console", self.console_env, folder, metrics_port=console_metrics_port)
-        self.client = FeedbackClient(self.feedback_address)
+        self.client = FeedbackClient(address(self.feedback))
+        conductor_database = open_database(f"sqlite:///{folder / 'conductor.sqlite'}")
+        self.loops = LoopStore(conductor_database)
+        self.registry = RegistryStore(conductor_database)
 
-    def _env(self, service: str, **values: object) -> dict[str, str]:
-        common = {"REDIS_URL": self.redis_url, "ARTIFACTS_URL": (self.folder / "artifacts").as_uri()}
-        return {f"PRECEPTOR_{service}_{key}": str(value) for key, value in {**common, **values}.items()}
+    def _service(self, name: str, **values: object) -> ServiceProcess:
+        metrics_port = free_port()
+        given = {
+            "PORT": free_port(),
+            "METRICS_PORT": metrics_port,
+            "REDIS_URL": self.redis_url,
+            "ARTIFACTS_URL": (self.folder / "artifacts").as_uri(),
+            **values,
+        }
+        env = {f"PRECEPTOR_{name.upper()}_{key}": str(value) for key, value in given.items()}
+        return ServiceProcess(f"preceptor.{name}", env, self.folder, metrics_port=metrics_port)
 
     def start(self) -> None:
-        self._loop_server.start()
-        self.feedback.start()
-        self.console.start()
-        self.feedback.wait_ready()
-        self.console.wait_ready()
+        """Starts all three, and makes the loop that the pages show."""
+        services = (self.feedback, self.conductor, self.console)
+        for service in services:
+            service.start()
+        for service in services:
+            service.wait_ready()
+        self._make_loop()
 
     def stop(self) -> None:
         self.client.close()
-        self.console.__exit__()
-        self.feedback.__exit__()
-        self._loop_server.stop(None).wait()
+        for service in (self.console, self.conductor, self.feedback):
+            service.__exit__()
+
+    def _make_loop(self) -> None:
+        """Writes a loop past the conductor, which therefore shows it as running and leaves it alone."""
+        kinds = (StageKind.SFT, StageKind.COLLECT, StageKind.REWARD, StageKind.RL)
+        plan = tuple(StagePlan(kind.value if kind is StageKind.SFT else f"{kind.value}-1", kind, 1) for kind in kinds)
+        self.loops.create_loop(LOOP, "loop_id: demo", 2, (*plan, StagePlan("collect-2", StageKind.COLLECT, 2)))
+        for stage in plan[:3]:
+            self.loops.set_stage(LOOP, stage.name, state=StageState.RUNNING)
+            self.loops.set_stage(LOOP, stage.name, state=StageState.DONE)
+        self.loops.set_stage(LOOP, "rl-1", state=StageState.RUNNING, progress=0.45, message="step 18 of 40")
+        now = datetime.now(UTC)
+        for version in (1, 2):
+            run = RunRecord(f"demo-reward-{version}", LOOP, "reward", "succeeded", 1, "", "", now)
+            self.loops.add_run(run, "", version)
+            self.registry.register(reward_model(version, now))
+        self.registry.promote(2)
 
     def make_project(
         self,

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from tests.integration.console.conftest import Visit
-from tests.integration.console.stack import Stack
+from tests.integration.console.stack import Stack, Visit
 
 PAYLOADS = (
     "<script>window.hacked = 1</script>",

@@ -6,8 +6,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from preceptor.api.feedback.v1 import feedback_pb2 as pb
 from preceptor.common.waiting import wait_until
-from tests.integration.console.conftest import Visit
-from tests.integration.console.stack import Stack
+from tests.integration.console.stack import Stack, Visit
 
 
 def task(page: Page) -> None:

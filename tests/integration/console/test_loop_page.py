@@ -4,9 +4,9 @@ import math
 
 from playwright.sync_api import BrowserContext, expect
 
-from preceptor.api.conductor.v1 import loop_service_pb2 as loops_pb
 from preceptor.common.discovery import KIND_GENERATION, Registry
-from tests.integration.console.stack import Stack
+from preceptor.conductor.types import LoopState
+from tests.integration.console.stack import LOOP, Stack
 
 
 def add_steps(stack: Stack, first: int, last: int) -> None:
@@ -18,12 +18,10 @@ def add_steps(stack: Stack, first: int, last: int) -> None:
             "gold": 2 * (1 - math.exp(-step / 15)),
             "policy/clipfrac_avg": 0.1,
         }
-        event = loops_pb.Event(sequence=step, kind="metric", stage="rl-1", message=f"step {step}", values=values)
-        stack.loops.events.append(event)
+        stack.loops.add_event(LOOP, "metric", "rl-1", f"step {step}", values)
 
 
 def test_the_loop_page_shows_live_curves_models_and_processes(context: BrowserContext, stack: Stack) -> None:
-    stack.loops.events = []
     add_steps(stack, 1, 12)
     registry = Registry(stack.redis_url)
     registry.announce(
@@ -56,3 +54,22 @@ def test_the_loop_page_goes_on_without_the_feedback_service(context: BrowserCont
     expect(page.get_by_role("heading", name="Stages")).to_be_visible()
     stack.feedback.start().wait_ready()
     expect(page.locator(".banner")).to_have_count(0)
+
+
+def test_the_loop_page_says_so_when_the_conductor_is_gone_and_recovers(context: BrowserContext, stack: Stack) -> None:
+    page = context.new_page()
+    page.goto("/loops/demo-loop")
+    expect(page.get_by_role("heading", name="Stages")).to_be_visible()
+    stack.conductor.kill()
+    expect(page.locator(".banner")).to_contain_text("The conductor service does not answer")
+    expect(page.get_by_role("row", name="conductor down")).to_be_visible()
+    page.goto("/loops")
+    expect(page.locator(".banner")).to_contain_text("The conductor service does not answer")
+    make_finished(stack)
+    stack.conductor.start().wait_ready()
+    expect(page.get_by_role("link", name="demo-loop")).to_be_visible()
+
+
+def make_finished(stack: Stack) -> None:
+    """So that the conductor, started again, does not try to run the loop of these tests."""
+    stack.loops.finish_loop(LOOP, LoopState.STOPPED)

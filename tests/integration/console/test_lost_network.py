@@ -3,8 +3,7 @@
 from playwright.sync_api import Page, Route, expect
 
 from preceptor.common.waiting import wait_until
-from tests.integration.console.conftest import Visit
-from tests.integration.console.stack import Stack
+from tests.integration.console.stack import Stack, Visit
 
 
 def rank(page: Page) -> None:

@@ -101,7 +101,7 @@ def test_probes_and_metrics_are_on_the_metrics_port(http: httpx.Client, stack: S
 def test_sigterm_ends_the_console_with_code_0(stack: Stack) -> None:
     port, metrics_port = free_port(), free_port()
     env = {
-        **stack.console_env,
+        **stack.console.env,
         "PRECEPTOR_CONSOLE_PORT": str(port),
         "PRECEPTOR_CONSOLE_METRICS_PORT": str(metrics_port),
     }
@@ -115,14 +115,14 @@ def test_sigterm_ends_the_console_with_code_0(stack: Stack) -> None:
 @pytest.mark.parametrize("variable", ["PRECEPTOR_CONSOLE_PORT", "PRECEPTOR_CONSOLE_METRICS_PORT"])
 def test_a_port_in_use_is_one_line_and_code_1(stack: Stack, variable: str) -> None:
     free = {"PRECEPTOR_CONSOLE_PORT": str(free_port()), "PRECEPTOR_CONSOLE_METRICS_PORT": str(free_port())}
-    env = {**stack.console_env, **free, variable: str(stack.port)}
+    env = {**stack.console.env, **free, variable: str(stack.port)}
     process = ServiceProcess("preceptor.console", env, stack.folder).start()
     assert process.wait() == 1
     assert process.log() == f"port {stack.port} is in use: stop what uses it or set {variable}\n"
 
 
 def test_a_wrong_setting_is_named_and_code_2(stack: Stack) -> None:
-    env = {**stack.console_env, "PRECEPTOR_CONSOLE_RPC_TIMEOUT_S": "soon"}
+    env = {**stack.console.env, "PRECEPTOR_CONSOLE_RPC_TIMEOUT_S": "soon"}
     process = ServiceProcess("preceptor.console", env, stack.folder).start()
     assert process.wait() == 2
     assert "PRECEPTOR_CONSOLE_RPC_TIMEOUT_S" in process.log()
