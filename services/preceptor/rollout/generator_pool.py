@@ -135,7 +135,7 @@ class GeneratorPool:
         self._changed.wait(max(min(soonest, self._refresh_s, deadline.remaining_s()), 0.001))
 
     def _of_run(self, run_id: str) -> list[Generator]:
-        return [generator for generator in self._known if generator.run_id in (run_id, "")]
+        return [generator for generator in self._known if generator.run_id == run_id]
 
     def _breaker(self, generator: Generator) -> CircuitBreaker:
         return self._breakers.setdefault(generator.address, self._new_breaker())
