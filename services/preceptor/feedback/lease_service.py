@@ -15,8 +15,8 @@ from preceptor.feedback.service import Clock, require_project
 from preceptor.feedback.store import Store, Transaction
 from preceptor.feedback.types import Candidate, Comparison, ComparisonState, Lease, LeaseState, Offer, Project
 
-ATTEMPTS = 4
-"""How often a comparison that another rater was quicker to take is passed over before the rater is sent away."""
+ATTEMPTS = 100
+"""How many comparisons a rater may lose to quicker ones within one call; each loss is another rater's gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,15 @@ class LeaseService:
     def _take(
         self, tx: Transaction, project: Project, rater_id: str, now: datetime, expires_at: datetime
     ) -> tuple[Lease, Comparison] | None:
-        for attempt in range(ATTEMPTS):
-            # Rows that other raters are just taking are passed over first, and waited for when nothing else is left.
-            comparison = tx.next_comparison(project.project_id, rater_id, now, wait=attempt > 0)
+        wait = False
+        for _ in range(ATTEMPTS):
+            comparison = tx.next_comparison(project.project_id, rater_id, now, wait=wait)
             if comparison is None:
+                if wait:
+                    return None
+                wait = True  # for what others are just taking: they may yet fail
                 continue
+            wait = False
             leases = tx.leases_of(comparison.comparison_id)
             slot = leasing.free_slot(comparison, leases, now)
             met = any(lease.rater_id == rater_id for lease in leases)

@@ -46,39 +46,33 @@ class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
         with self._busy:
             return await self._threads.run(call, *args)
 
-    async def CreateProject(  # noqa: N802
-        self, request: pb.CreateProjectRequest, context: Any
-    ) -> pb.CreateProjectResponse:
+    async def CreateProject(self, request: pb.CreateProjectRequest, context: Any) -> pb.CreateProjectResponse:
         project = await self._run(self._feedback.create_project, converters.project(request.project))
         return pb.CreateProjectResponse(project=converters.project_to_proto(project))
 
-    async def GetProject(self, request: pb.GetProjectRequest, context: Any) -> pb.GetProjectResponse:  # noqa: N802
+    async def GetProject(self, request: pb.GetProjectRequest, context: Any) -> pb.GetProjectResponse:
         project = await self._run(self._feedback.get_project, request.project_id)
         return pb.GetProjectResponse(project=converters.project_to_proto(project))
 
-    async def ListProjects(self, request: pb.ListProjectsRequest, context: Any) -> pb.ListProjectsResponse:  # noqa: N802
+    async def ListProjects(self, request: pb.ListProjectsRequest, context: Any) -> pb.ListProjectsResponse:
         page = await self._run(self._feedback.list_projects, request.page_token, request.page_size)
         return pb.ListProjectsResponse(
             projects=[converters.project_to_proto(project) for project in page.items],
             next_page_token=converters.token(page.next_key),
         )
 
-    async def CreateComparisons(  # noqa: N802
+    async def CreateComparisons(
         self, request: pb.CreateComparisonsRequest, context: Any
     ) -> pb.CreateComparisonsResponse:
         comparisons = [converters.comparison(proto) for proto in request.comparisons]
         made = await self._run(self._feedback.create_comparisons, comparisons)
         return pb.CreateComparisonsResponse(comparison_ids=made.comparison_ids, created=made.created)
 
-    async def GetComparison(  # noqa: N802
-        self, request: pb.GetComparisonRequest, context: Any
-    ) -> pb.GetComparisonResponse:
+    async def GetComparison(self, request: pb.GetComparisonRequest, context: Any) -> pb.GetComparisonResponse:
         comparison = await self._run(self._feedback.get_comparison, request.comparison_id)
         return pb.GetComparisonResponse(comparison=converters.comparison_to_proto(comparison))
 
-    async def ListComparisons(  # noqa: N802
-        self, request: pb.ListComparisonsRequest, context: Any
-    ) -> pb.ListComparisonsResponse:
+    async def ListComparisons(self, request: pb.ListComparisonsRequest, context: Any) -> pb.ListComparisonsResponse:
         page = await self._run(
             self._feedback.list_comparisons,
             request.project_id,
@@ -92,40 +86,34 @@ class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
             next_page_token=converters.token(page.next_key),
         )
 
-    async def LeaseComparison(  # noqa: N802
-        self, request: pb.LeaseComparisonRequest, context: Any
-    ) -> pb.LeaseComparisonResponse:
+    async def LeaseComparison(self, request: pb.LeaseComparisonRequest, context: Any) -> pb.LeaseComparisonResponse:
         offer = await self._run(self._leases.lease, request.project_id, request.rater_id, request.lease_seconds)
         leased.labels("nothing_to_do" if offer is None else "leased").inc()
         if offer is None:
             return pb.LeaseComparisonResponse(retry_after_seconds=self._idle_retry_s)
         return pb.LeaseComparisonResponse(lease=converters.offer_to_proto(offer))
 
-    async def ExtendLease(self, request: pb.ExtendLeaseRequest, context: Any) -> pb.ExtendLeaseResponse:  # noqa: N802
+    async def ExtendLease(self, request: pb.ExtendLeaseRequest, context: Any) -> pb.ExtendLeaseResponse:
         expires_at = await self._run(self._leases.extend, request.lease_id, request.rater_id, request.lease_seconds)
         return pb.ExtendLeaseResponse(expires_at=converters.timestamp(expires_at))
 
-    async def ReleaseLease(self, request: pb.ReleaseLeaseRequest, context: Any) -> pb.ReleaseLeaseResponse:  # noqa: N802
+    async def ReleaseLease(self, request: pb.ReleaseLeaseRequest, context: Any) -> pb.ReleaseLeaseResponse:
         release = Release(request.lease_id, request.rater_id, request.reason, request.flag)
         await self._run(self._leases.release, release)
         return pb.ReleaseLeaseResponse()
 
-    async def SubmitRanking(  # noqa: N802
-        self, request: pb.SubmitRankingRequest, context: Any
-    ) -> pb.SubmitRankingResponse:
+    async def SubmitRanking(self, request: pb.SubmitRankingRequest, context: Any) -> pb.SubmitRankingResponse:
         ranking = await self._run(self._votes.submit, converters.submission(request))
         votes.labels("ranking").inc()
         return pb.SubmitRankingResponse(ranking=converters.ranking_to_proto(ranking))
 
-    async def RetractRanking(  # noqa: N802
-        self, request: pb.RetractRankingRequest, context: Any
-    ) -> pb.RetractRankingResponse:
+    async def RetractRanking(self, request: pb.RetractRankingRequest, context: Any) -> pb.RetractRankingResponse:
         retraction = Retraction(request.event_id, request.retracts, request.rater_id, request.reason)
         sequence = await self._run(self._votes.retract, retraction)
         votes.labels("retraction").inc()
         return pb.RetractRankingResponse(sequence=sequence)
 
-    async def ListRankings(self, request: pb.ListRankingsRequest, context: Any) -> pb.ListRankingsResponse:  # noqa: N802
+    async def ListRankings(self, request: pb.ListRankingsRequest, context: Any) -> pb.ListRankingsResponse:
         page = await self._run(
             self._feedback.list_rankings,
             request.project_id,
@@ -138,13 +126,11 @@ class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
             next_page_token=converters.token(page.next_key),
         )
 
-    async def CreateSnapshot(  # noqa: N802
-        self, request: pb.CreateSnapshotRequest, context: Any
-    ) -> pb.CreateSnapshotResponse:
+    async def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: Any) -> pb.CreateSnapshotResponse:
         snapshot = await self._run(self._feedback.create_snapshot, request.project_id, request.label_high_water_mark)
         return pb.CreateSnapshotResponse(snapshot=converters.snapshot_to_proto(snapshot))
 
-    async def ExportRankings(  # noqa: N802
+    async def ExportRankings(
         self, request: pb.ExportRankingsRequest, context: Any
     ) -> AsyncIterator[pb.ExportRankingsResponse]:
         project_id, after = request.project_id, request.after_sequence
@@ -154,5 +140,5 @@ class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
                 yield pb.ExportRankingsResponse(item=converters.ranked_to_proto(item))
             after = page[-1].ranking.sequence
 
-    async def GetStats(self, request: pb.GetStatsRequest, context: Any) -> pb.GetStatsResponse:  # noqa: N802
+    async def GetStats(self, request: pb.GetStatsRequest, context: Any) -> pb.GetStatsResponse:
         return converters.stats_to_proto(await self._run(self._feedback.stats, request.project_id))

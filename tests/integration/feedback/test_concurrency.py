@@ -75,6 +75,22 @@ def test_one_rater_in_eight_windows_holds_one_lease(world: World) -> None:
     assert world.feedback.stats(PROJECT).leases_active == 5
 
 
+def test_no_rater_is_sent_away_while_there_is_work(world: World) -> None:
+    world.project()
+    world.add(*(comparison(f"c{i}", k=2) for i in range(THREADS * 25)))
+
+    def work(rater: str) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(25):
+                offer = world.must_lease(rater)
+                world.submit(rater, offer.comparison.comparison_id, order="ab", lease_id=offer.lease.lease_id)
+
+        return run
+
+    assert at_once([work(f"r{i}") for i in range(THREADS)]) == [None] * THREADS
+    assert world.feedback.stats(PROJECT).comparisons_complete == THREADS * 25
+
+
 def test_one_free_slot_goes_to_one_of_eight(world: World) -> None:
     world.project()
     for round_ in range(5):
