@@ -44,6 +44,7 @@ async def serve(settings: RewardSettings) -> None:
         await registry.close()
 
     await server.run(on_start, on_drain)
+    await scoring.close()
 
 
 def record_of(scoring: RewardScoring, address: str) -> Record:

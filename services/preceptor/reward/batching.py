@@ -6,7 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from preceptor.common.errors import Overloaded, PreceptorError, Unavailable
+from preceptor.common.telemetry import histogram
 
+_batch_items = histogram(
+    "preceptor_reward_batch_items", "Sequences in one forward.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
 Forward = Callable[[list[Sequence[int]]], Awaitable[list[float]]]
 
 
@@ -120,6 +124,7 @@ class Batcher:
     async def _score(self, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
         begun = loop.time()
+        _batch_items.observe(len(batch))
         try:
             scores = await self._forward([entry.tokens for entry in batch])
         except (PreceptorError, RuntimeError) as error:

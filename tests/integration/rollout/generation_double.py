@@ -40,7 +40,7 @@ class GenerationDouble(pb_grpc.GenerationServiceServicer):
         self._server: grpc.Server | None = None
         self._announcer = threading.Thread(target=self._announce, daemon=True)
 
-    def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:  # noqa: N802
+    def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         self.requests.append(request)
         if self.errors:
             error = self.errors.pop(0)
@@ -57,7 +57,7 @@ class GenerationDouble(pb_grpc.GenerationServiceServicer):
             completions=[_completion(f"{request.prompt.text} words {i}") for i in range(request.n)],
         )
 
-    def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
+    def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         return pb.GetStatusResponse(state=pb.GENERATOR_STATE_SERVING, generator_id=self.generator_id)
 
     def start(self) -> None:
