@@ -20,7 +20,7 @@ from preceptor.common.errors import PortInUse, PreceptorError
 from preceptor.common.grpc_server import run_service
 from preceptor.common.health import Health
 from preceptor.common.http_probe import start_probe_server
-from preceptor.common.process import apply_cpu_plan, exit_with
+from preceptor.common.process import apply_cpu_plan, exit_with, new_process_group
 from preceptor.common.telemetry import get_logger, setup_logging
 from preceptor.console.adapters.feedback import GrpcFeedback
 from preceptor.console.adapters.loops import GrpcLoops
@@ -129,6 +129,7 @@ def bind(settings: ConsoleSettings) -> socket.socket:
 
 def main() -> None:
     settings = load_settings(ConsoleSettings)
+    new_process_group()
     setup_logging(settings.instance, settings.log_format, settings.log_level)
     apply_cpu_plan(settings.cpu_cores, settings.threads)
     try:

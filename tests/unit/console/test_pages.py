@@ -83,6 +83,11 @@ def test_guidelines_are_markdown_without_html_or_script_links() -> None:
     assert not [link for link in parsed(html).links if link.startswith("javascript")]
 
 
+def test_links_in_guidelines_open_beside_the_ranking() -> None:
+    html = str(markdown("[more](https://example.org/a?b=1&c=2)"))
+    assert '<a href="https://example.org/a?b=1&amp;c=2" target="_blank" rel="noopener noreferrer">more</a>' in html
+
+
 async def test_a_project_that_does_not_exist_is_a_page_that_says_so(client: httpx.AsyncClient) -> None:
     client.cookies.set("preceptor_rater", "amber-1")
     page = await client.get("/rank/other")

@@ -8,6 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
@@ -16,6 +18,16 @@ from preceptor.console.types import Message
 
 # "js-default" escapes HTML and refuses javascript: links; images are left out as the CSP would block them anyway.
 _MARKDOWN = MarkdownIt("js-default", {"linkify": False, "typographer": False}).disable("image")
+
+
+def _open_elsewhere(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+    # A link must not take the rater away from a ranking that is being made.
+    tokens[index].attrSet("target", "_blank")
+    tokens[index].attrSet("rel", "noopener noreferrer")
+    return renderer.renderToken(tokens, index, options, env)
+
+
+_MARKDOWN.add_render_rule("link_open", _open_elsewhere)
 
 
 def markdown(text: str) -> Markup:

@@ -9,7 +9,8 @@ export function announce(text) {
 
 export function banner(kind, name, text, ...actions) {
   clearBanner(name);
-  document.getElementById("banners").append(element("p", { class: `banner ${kind}`, "data-banner": name }, element("span", {}, text), ...actions));
+  const attributes = { class: `banner ${kind}`, "data-banner": name };
+  document.getElementById("banners").append(element("p", attributes, element("span", {}, text), ...actions));
 }
 
 export function clearBanner(name) {
@@ -18,9 +19,10 @@ export function clearBanner(name) {
 
 export function showUnsent(count, error) {
   const what = count === 1 ? "1 ranking is" : `${count} rankings are`;
-  const where = durable ? "kept in this browser" : "kept in this tab (do not close it: this browser refuses to store anything)";
+  const then = count === 1 ? "It goes out by itself and counts once." : "They go out by themselves and count once.";
+  const where = durable ? "kept in this browser" : "kept in this tab (leave it open: this browser stores nothing)";
   const why = error.status ? error.message : "There is no connection to the console.";
-  banner("warning", "unsent", `${why} ${what} ${where} and will be sent by themselves, once.`);
+  banner("warning", "unsent", `${why} ${what} ${where}. ${then}`);
 }
 
 export function showRefused() {
