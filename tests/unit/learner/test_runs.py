@@ -1,0 +1,340 @@
+"""sft and reward runs from config to export, with resume after SIGKILL."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from preceptor.common.errors import DataLoss, FailedPrecondition, InvalidInput
+from preceptor.common.reward_text import encode_reward_input
+from preceptor.learner.data.preferences import CandidateText, RankedCandidates
+from preceptor.learner.models.loading import load_scalar_model
+from preceptor.learner.run_configs import RewardConfig, SftConfig
+from preceptor.learner.training.agreement import noise_ceiling, ranking_accuracy
+from preceptor.learner.training.checkpoints import CheckpointStore
+from preceptor.learner.training.metrics_log import MetricsLog, read_metrics
+from preceptor.learner.training.optimization import build_optimizer, guarded_step, learning_rate
+from preceptor.learner.training.reward import run_reward, split_by_prompt
+from preceptor.learner.training.sft import run_sft
+from preceptor.learner.types import Progress
+
+
+@pytest.fixture
+def sft_config(tmp_path: Path, model_dir: Path) -> SftConfig:
+    rows = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a in range(8) for b in range(8)]
+    (tmp_path / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return SftConfig.model_validate(
+        {
+            "kind": "sft",
+            "run_id": "sums",
+            "model": {"path": str(model_dir)},
+            "data": [str(tmp_path / "sft.jsonl")],
+            "eval_fraction": 0.1,
+            "eval_every_steps": 10,
+            "max_length": 16,
+            "epochs": 5,
+            "batch_size": 8,
+            "log_every_steps": 1,
+            "checkpoint": {"every_steps": 7},
+            "optimizer": {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 3},
+        }
+    )
+
+
+def write_rankings(path: Path, comparisons: int = 40, raters: int = 1) -> Path:
+    """Three candidates each; more of the letter z is better; the last comparison in five has a tie."""
+    draws = random.Random(0)
+    with path.open("w") as stream:
+        for n in range(comparisons):
+            counts = draws.sample(range(5), 3)
+            if n % 5 == 0:
+                counts[1] = counts[0]
+            by_count = sorted(set(counts), reverse=True)
+            groups = [{"candidateIds": [f"c{i}" for i in range(3) if counts[i] == c]} for c in by_count]
+            candidates = [
+                {"candidateId": f"c{i}", "text": "z" * c + "y" * (5 - c), "policyVersion": i}
+                for i, c in enumerate(counts)
+            ]
+            for _ in range(raters):
+                comparison = {"comparisonId": f"x{n}", "prompt": {"text": f"p{n % 20}:"}, "candidates": candidates}
+                row = {"ranking": {"body": {"tieGroups": groups}}, "comparison": comparison}
+                stream.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.fixture
+def reward_config(tmp_path: Path, model_dir: Path) -> RewardConfig:
+    return RewardConfig.model_validate(
+        {
+            "kind": "reward",
+            "run_id": "zees",
+            "reward_model_version": 3,
+            "model": {"path": str(model_dir)},
+            "data": [{"path": str(write_rankings(tmp_path / "rankings.jsonl", raters=2)), "format": "rankings"}],
+            "labels": {"project_id": "demo", "label_high_water_mark": 80, "label_hash": "abc"},
+            "eval_fraction": 0.25,
+            "epochs": 6,
+            "batch_size": 8,
+            "log_every_steps": 1,
+            "checkpoint": {"every_steps": 5},
+            "optimizer": {"learning_rate": 3e-3},
+        }
+    )
+
+
+def test_sft_learns_reports_and_exports(sft_config: SftConfig, tmp_path: Path):
+    seen: list[Progress] = []
+    result = run_sft(sft_config, tmp_path / "run", seen.append)
+    assert result.steps == math.ceil(58 / 8) * 5
+    losses = [row["metrics"]["loss"] for row in read_metrics(tmp_path / "run")]
+    assert losses[-1] < losses[0] / 2
+    assert [p.step for p in seen if p.phase == "train"] == list(range(1, result.steps + 1))
+    assert result.metrics["eval/loss"] == pytest.approx(evaluate_by_hand(sft_config, tmp_path), abs=1e-4)
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def evaluate_by_hand(config: SftConfig, tmp_path: Path) -> float:
+    """The mean negative log-likelihood of the rows that the run held out, by transformers alone."""
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    rows = [json.loads(line) for line in Path(config.data[0]).read_text().splitlines()]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    total, count = 0.0, 0
+    for i in order[: int(len(rows) * config.eval_fraction)]:
+        prompt = tokenizer.encode(rows[i]["prompt"])
+        ids = [*prompt, *tokenizer.encode(rows[i]["completion"]), tokenizer.eos_token_id]
+        with torch.no_grad():
+            log_p = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].double(), dim=-1)
+        total -= sum(float(log_p[t - 1, ids[t]]) for t in range(len(prompt), len(ids)))
+        count += len(ids) - len(prompt)
+    return total / count
+
+
+@pytest.mark.parametrize("budget", [64, 100_000], ids=["accumulated", "whole"])
+def test_the_step_does_not_depend_on_the_micro_batch(sft_config: SftConfig, tmp_path: Path, budget: int):
+    config = sft_config.model_copy(update={"micro_batch_tokens": budget, "epochs": 1})
+    run_sft(config, tmp_path / "run")
+    final = read_metrics(tmp_path / "run")[-1]["metrics"]
+    run_sft(config.model_copy(update={"micro_batch_tokens": 999}), tmp_path / "other")
+    other = read_metrics(tmp_path / "other")[-1]["metrics"]
+    assert final["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+def test_a_callback_stops_the_run_and_the_next_start_goes_on(sft_config: SftConfig, tmp_path: Path):
+    whole = run_sft(sft_config, tmp_path / "whole")
+    stopped = run_sft(sft_config, tmp_path / "parts", lambda p: p.step < 9)
+    assert (stopped.stopped, stopped.steps) == (True, 9)
+    assert not (tmp_path / "parts" / "model").exists()
+    resumed = run_sft(sft_config, tmp_path / "parts")
+    assert comparable(tmp_path / "parts") == comparable(tmp_path / "whole")
+    assert resumed.metrics["eval/loss"] == whole.metrics["eval/loss"]
+
+
+def comparable(run_dir: Path) -> list[dict[str, Any]]:
+    """The metric series without what the clock says."""
+    clocked = ("time/", "tokens/per_second")
+    return [
+        {"step": row["step"]} | {k: v for k, v in row["metrics"].items() if not k.startswith(clocked)}
+        for row in read_metrics(run_dir)
+    ]
+
+
+RUNNER = """
+import sys, torch
+from pathlib import Path
+from preceptor.learner.run_configs import RewardConfig, SftConfig
+from preceptor.learner.training.reward import run_reward
+from preceptor.learner.training.sft import run_sft
+torch.set_num_threads(1)
+kind, config, run_dir = sys.argv[1:]
+model, run = {"sft": (SftConfig, run_sft), "reward": (RewardConfig, run_reward)}[kind]
+run(model.model_validate_json(Path(config).read_text()), Path(run_dir), lambda p: print(p.step, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sft", "reward"])
+def test_a_run_killed_with_sigkill_reproduces_the_uninterrupted_metrics(
+    kind: str, sft_config: SftConfig, reward_config: RewardConfig, tmp_path: Path
+):
+    config = {"sft": sft_config, "reward": reward_config}[kind]
+    run: Callable[..., Any] = {"sft": run_sft, "reward": run_reward}[kind]
+    run(config, tmp_path / "whole")
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    for kill_at in (6, 17):
+        kill_when_at_step(kind, tmp_path, kill_at)
+    subprocess.run(command(kind, tmp_path), check=True, capture_output=True, timeout=120)
+    whole, killed = comparable(tmp_path / "whole"), comparable(tmp_path / "killed")
+    assert [row["step"] for row in killed] == [row["step"] for row in whole]
+    for one, other in zip(whole, killed, strict=True):
+        assert one == pytest.approx(other, rel=1e-6, nan_ok=True)
+
+
+def command(kind: str, tmp_path: Path) -> list[str]:
+    return [sys.executable, "-c", RUNNER, kind, str(tmp_path / "config.json"), str(tmp_path / "killed")]
+
+
+def kill_when_at_step(kind: str, tmp_path: Path, step: int) -> None:
+    with subprocess.Popen(command(kind, tmp_path), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= step:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+        assert process.wait(60) == -signal.SIGKILL
+
+
+def test_another_config_does_not_go_on_from_this_ones_checkpoint(sft_config: SftConfig, tmp_path: Path):
+    run_sft(sft_config, tmp_path / "run", lambda p: p.step < 3)
+    with pytest.raises(FailedPrecondition, match="another config"):
+        run_sft(sft_config.model_copy(update={"seed": 5}), tmp_path / "run")
+
+
+def test_a_max_length_beyond_the_context_is_refused(sft_config: SftConfig, tmp_path: Path):
+    with pytest.raises(InvalidInput, match="beyond the model's context of 64"):
+        run_sft(sft_config.model_copy(update={"max_length": 65}), tmp_path / "run")
+
+
+def test_reward_learns_normalises_and_writes_its_card(reward_config: RewardConfig, tmp_path: Path):
+    result = run_reward(reward_config, tmp_path / "run")
+    card = json.loads((tmp_path / "run" / "model" / "card.json").read_text())
+    assert card["heldout_accuracy"] == result.metrics["eval/accuracy"] > 0.85
+    assert card["noise_ceiling"] == 1.0
+    assert (card["reward_model_version"], card["rankings"], card["label_hash"]) == (3, 80, "abc")
+    served = served_scores(reward_config, tmp_path / "run" / "model", card)
+    assert float(served.mean()) == pytest.approx(0.0, abs=1e-4)
+    assert float(served.std(correction=0)) == pytest.approx(1.0, abs=1e-4)
+    assert card["reference_samples"] == len(served)
+
+
+def served_scores(config: RewardConfig, model_dir: Path, card: dict[str, Any]) -> torch.Tensor:
+    """Scores of the training comparisons' candidates, as the reward service computes them."""
+    model, tokenizer = load_scalar_model(model_dir), AutoTokenizer.from_pretrained(model_dir)
+    rows = [json.loads(line)["comparison"] for line in Path(config.data[0].path).read_text().splitlines()[::2]]
+    ranked = [
+        RankedCandidates(row["prompt"]["text"], tuple(CandidateText(c["text"]) for c in row["candidates"]), ())
+        for row in rows
+    ]
+    scores = []
+    for comparison in split_by_prompt(ranked, config.eval_fraction, config.seed)[0]:
+        for one in comparison.candidates:
+            ids = encode_reward_input(tokenizer, prompt=comparison.prompt, completion=one.text, finished=True)
+            with torch.no_grad():
+                hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state
+                scores.append(float(model.score(hidden[0, -1])))
+    return (torch.tensor(scores, dtype=torch.float64) - card["score_mean"]) / card["score_sd"]
+
+
+def test_normalising_on_the_initial_policy_counts_its_candidates_only(reward_config: RewardConfig, tmp_path: Path):
+    config = reward_config.model_copy(update={"normalise_on": "initial_policy", "epochs": 1})
+    run_reward(config, tmp_path / "run")
+    whole = json.loads((tmp_path / "run" / "model" / "card.json").read_text())["reference_samples"]
+    assert whole * 3 == sum(1 for _ in split_names(config)) * 3  # one of three candidates has version 0
+
+
+def split_names(config: RewardConfig) -> list[RankedCandidates]:
+    rows = [json.loads(line)["comparison"] for line in Path(config.data[0].path).read_text().splitlines()[::2]]
+    ranked = [RankedCandidates(row["prompt"]["text"], (), ()) for row in rows]
+    return split_by_prompt(ranked, config.eval_fraction, config.seed)[0]
+
+
+def test_reference_samples_that_do_not_exist_are_an_error(reward_config: RewardConfig, tmp_path: Path):
+    path = tmp_path / "rankings.jsonl"
+    path.write_text(path.read_text().replace('"policyVersion": 0', '"policyVersion": 9'))
+    config = reward_config.model_copy(update={"normalise_on": "initial_policy", "epochs": 1})
+    with pytest.raises(InvalidInput, match="0 reference samples"):
+        run_reward(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_prompt_is_never_on_both_sides_and_stays_where_it_was():
+    first = [RankedCandidates(f"p{i % 30}", (), ()) for i in range(90)]
+    more = [*first, *(RankedCandidates(f"q{i}", (), ()) for i in range(50))]
+    train, held_out = split_by_prompt(first, 0.3, seed=1)
+    assert not {c.prompt for c in train} & {c.prompt for c in held_out}
+    assert {c.prompt for c in held_out} <= {c.prompt for c in split_by_prompt(more, 0.3, seed=1)[1]}
+    assert 0.1 < len(held_out) / 90 < 0.5
+
+
+def comparison(*rankings: tuple[tuple[int, ...], ...]) -> RankedCandidates:
+    return RankedCandidates("p", (CandidateText("a"), CandidateText("b"), CandidateText("c")), rankings)
+
+
+def test_accuracy_counts_untied_pairs_and_halves_equal_scores():
+    ranked = [comparison(((0,), (1,), (2,))), comparison(((1, 2), (0,)))]
+    # first: 0>1 right, 0>2 right, 1>2 equal; second: 1>0 wrong, 2>0 right
+    assert ranking_accuracy(ranked, [[3.0, 1.0, 1.0], [1.0, 0.0, 2.0]]) == pytest.approx((2 + 0.5 + 1) / 5)
+    assert math.isnan(ranking_accuracy([comparison(((0, 1, 2),))], [[0.0, 0.0, 0.0]]))
+
+
+def test_the_noise_ceiling_inverts_the_agreement_of_two_raters():
+    # 12 pairs: two raters, three quarters agree -> a = .75, c = (1 + sqrt(.5)) / 2
+    agreeing = comparison(((0,), (1,), (2,)), ((0,), (1,), (2,)))
+    half = comparison(((0,), (1,), (2,)), ((0,), (2,), (1,)))  # 2 of 3 agree
+    one = comparison(((0,), (1,), (2,)), ((2,), (0,), (1,)))  # 1 of 3 agrees
+    assert noise_ceiling([agreeing, agreeing, half, one]) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert noise_ceiling([agreeing]) == 1.0
+    assert math.isnan(noise_ceiling([comparison(((0,), (1,), (2,)))]))
+
+
+def test_the_noise_ceiling_recovers_a_simulated_raters_accuracy():
+    draws = random.Random(0)
+    truth = 0.8
+
+    def vote() -> tuple[tuple[int, ...], ...]:
+        return ((0,), (1,)) if draws.random() < truth else ((1,), (0,))
+
+    pairs = [RankedCandidates("p", (CandidateText("a"), CandidateText("b")), (vote(), vote())) for _ in range(4000)]
+    assert noise_ceiling(pairs) == pytest.approx(truth, abs=0.02)
+
+
+def test_checkpoints_are_whole_pruned_and_broken_ones_are_named(tmp_path: Path):
+    store = CheckpointStore(tmp_path, keep=2)
+    assert store.latest() is None
+    for step in (5, 10, 15):
+        store.save(step, {"step": step})
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000010", "step-00000015"]
+    assert store.latest() == {"step": 15}
+    (tmp_path / "step-00000015" / "state.pt").write_bytes(b"torn")
+    with pytest.raises(DataLoss, match=r"LATEST\.json"):
+        store.latest()
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path):
+    log = MetricsLog(tmp_path, tensorboard=False)
+    for step in (1, 2, 3):
+        log.write(step, {"loss": math.nan if step == 2 else 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 4, "met')
+    log.rewind(2)
+    assert [(row["step"], row["metrics"]["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, None)]
+
+
+def test_schedules_by_hand(sft_config: SftConfig):
+    config = sft_config.optimizer.model_copy(update={"learning_rate": 1.0, "warmup_steps": 2, "final_fraction": 0.1})
+    linear = config.model_copy(update={"schedule": "linear"})
+    assert [learning_rate(linear, s, 12) for s in (0, 1, 2, 7, 12)] == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
+    assert learning_rate(config, 7, 12) == pytest.approx(0.55)
+    assert learning_rate(config.model_copy(update={"schedule": "constant"}), 9, 12) == 1.0
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(sft_config: SftConfig):
+    layer = torch.nn.Linear(2, 1)
+    optimizer = build_optimizer([layer], sft_config.optimizer)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.full_like(layer.weight, torch.nan)
+    layer.bias.grad = torch.ones_like(layer.bias)
+    assert not math.isfinite(guarded_step(optimizer, rate=0.1, max_grad_norm=1.0))
+    assert torch.equal(layer.weight, before)
+    assert layer.weight.grad is None
+    assert not optimizer.state
