@@ -65,7 +65,9 @@ class BackgroundServer:
             raise self._failure
 
     def stop(self) -> None:
-        """Lets callers see the end (for at most drain_timeout_s), then closes both ports."""
+        """Lets callers see the end (for at most drain_timeout_s), then closes both ports. Twice is once."""
+        if not self._thread.is_alive():
+            return
         self._stop()
         self._thread.join(timeout=self._settings.drain_timeout_s + 10)
 

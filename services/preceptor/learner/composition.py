@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from preceptor.clients.reward import RewardClient
 from preceptor.common.artifacts import ArtifactStore
-from preceptor.common.telemetry import BusyClock
+from preceptor.common.errors import Unavailable
+from preceptor.common.telemetry import BusyClock, get_logger
 from preceptor.learner.adapters.collect_sender import CollectSender
 from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.adapters.prompt_files import prompts_digest, read_prompts
@@ -16,7 +18,7 @@ from preceptor.learner.adapters.rollout_stream import RolloutStream
 from preceptor.learner.adapters.run_checkpoints import LoadedCheckpoint, RunCheckpoints
 from preceptor.learner.adapters.run_files import LocalRunFiles, model_folder, run_folder
 from preceptor.learner.config import LearnerSettings
-from preceptor.learner.monitor import RunControl, RunMonitor
+from preceptor.learner.monitor import RunControl, RunMonitor, StepMetrics
 from preceptor.learner.phases import PhaseClock
 from preceptor.learner.pump.attempts import AttemptLimits
 from preceptor.learner.pump.credit import Credit
@@ -31,10 +33,11 @@ from preceptor.learner.run_configs.rl import RlConfig
 from preceptor.learner.server import WeightFeed
 from preceptor.learner.service import RlRun, RunParts
 from preceptor.learner.training.export import prepare
-from preceptor.learner.training.metrics_log import MetricsLog
+from preceptor.learner.training.metrics_log import MetricsLog, read_metrics
 from preceptor.learner.training.ppo import PpoTrainer
 from preceptor.learner.types import ProgressCallback
 
+log = get_logger(__name__)
 _FIXED = {"seed", "model", "reference", "critic_init", "batch_size", "group_size"}  # may not change within a run
 _ABANDONED_BATCHES = 2  # so many batches' worth of groups in a row without one success end the run
 
@@ -86,7 +89,8 @@ def build_rl(
         sink=MetricsLog(folder),
         files=files,
         one_reward_model=lambda batch: link.one_reward_model(batch, gateway),
-        close_stream=stream.delete,
+        retire_stream=lambda: _quietly(stream.retire),
+        past_steps=lambda: _past_steps(folder),
         fingerprint=_fingerprint(config, prompts_digest(prompts)),
     )
     run = RlRun(
@@ -123,6 +127,27 @@ class _RunLink:
         changed = sum(new is not old for new, old in zip(groups, batch.groups, strict=True))
         self.run.totals.rescored_groups += changed
         return replace(batch, groups=tuple(groups)) if changed else batch
+
+
+def _quietly(action: Callable[[], None]) -> None:
+    """For what a finished run can do without."""
+    try:
+        action()
+    except Unavailable as error:
+        log.warning("left undone", error=error.message)
+
+
+def _past_steps(folder: Path) -> list[StepMetrics]:
+    """What metrics.jsonl holds; null, which stood for NaN, is left out."""
+    return [
+        StepMetrics(
+            row["step"],
+            int(row["metrics"].get("policy_version", -1)),
+            {name: value for name, value in row["metrics"].items() if value is not None},
+            row["time"],
+        )
+        for row in read_metrics(folder)
+    ]
 
 
 def _trainer(config: RlConfig, store: ArtifactStore) -> PpoTrainer:

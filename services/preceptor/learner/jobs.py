@@ -13,6 +13,7 @@ from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.adapters.run_files import LocalRunFiles, is_local, model_folder, run_folder
 from preceptor.learner.background import BackgroundServer, Weights
 from preceptor.learner.config import LearnerSettings
+from preceptor.learner.exporter import export_metrics
 from preceptor.learner.monitor import RunControl, RunMonitor, RunState, StepMetrics
 from preceptor.learner.run_configs import RewardConfig, SftConfig
 from preceptor.learner.run_configs.rl import RlConfig
@@ -36,6 +37,7 @@ def run_job(
     weights = Weights(PolicyStore(store, config.run_id), WeightFeed()) if isinstance(config, RlConfig) else None
     server = BackgroundServer(settings, config.run_id, monitor, control, weights)
     server.start()
+    export_metrics(monitor)
     try:
         _quieten_transformers()
         if weights is not None and isinstance(config, RlConfig):
@@ -45,6 +47,8 @@ def run_job(
     except PreceptorError as error:
         log.error("run failed", error=error.message, reason=error.reason)
         monitor.update(state=RunState.FAILED, message=error.message)
+        failure = {"run_id": config.run_id, "kind": config.kind, "outcome": "failed", "reason": error.reason}
+        store.put_json(f"runs/{config.run_id}/summary.json", {**failure, "message": error.message})
         raise
     finally:
         control.ended()

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from preceptor.common.errors import DeadlineExceeded, FailedPrecondition
 
-_HISTORY = 100_000  # steps kept for WatchMetrics
+_HISTORY = 5_000  # steps kept for WatchMetrics; metrics.jsonl has them all
 
 
 class RunState(StrEnum):
@@ -74,6 +74,11 @@ class RunMonitor:
         with self._lock:
             self._snapshot = replace(self._snapshot, **changes)  # type: ignore[arg-type]
         self._notify()
+
+    def preload(self, steps: list[StepMetrics]) -> None:
+        """Puts the steps that an earlier process did in front of the history."""
+        with self._lock:
+            self._history = [*steps, *self._history][-_HISTORY:]
 
     def step_done(self, step: StepMetrics, **changes: object) -> None:
         """Adds a step to the history and to the snapshot."""

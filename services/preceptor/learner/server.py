@@ -29,7 +29,8 @@ class _Wake:
         self._loop = asyncio.get_running_loop()
 
     def __call__(self) -> None:
-        self._loop.call_soon_threadsafe(self._event.set)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self) -> None:
         try:
@@ -47,10 +48,10 @@ class LearnerServicer(learner_service_pb2_grpc.LearnerServiceServicer):
         self._control = control
         self._draining = draining
 
-    async def GetStatus(self, request: learner_pb.GetStatusRequest, context: Any) -> learner_pb.GetStatusResponse:  # noqa: N802
+    async def GetStatus(self, request: learner_pb.GetStatusRequest, context: Any) -> learner_pb.GetStatusResponse:
         return status_to_proto(self._monitor.snapshot)
 
-    async def WatchMetrics(  # noqa: N802
+    async def WatchMetrics(
         self, request: learner_pb.WatchMetricsRequest, context: Any
     ) -> AsyncIterator[learner_pb.WatchMetricsResponse]:
         sent = request.after_step
@@ -64,20 +65,20 @@ class LearnerServicer(learner_service_pb2_grpc.LearnerServiceServicer):
                     return
                 await wake.wait()
 
-    async def Pause(self, request: learner_pb.PauseRequest, context: Any) -> learner_pb.PauseResponse:  # noqa: N802
+    async def Pause(self, request: learner_pb.PauseRequest, context: Any) -> learner_pb.PauseResponse:
         self._control.pause()
         return learner_pb.PauseResponse(step=self._monitor.snapshot.step)
 
-    async def Resume(self, request: learner_pb.ResumeRequest, context: Any) -> learner_pb.ResumeResponse:  # noqa: N802
+    async def Resume(self, request: learner_pb.ResumeRequest, context: Any) -> learner_pb.ResumeResponse:
         self._control.resume()
         return learner_pb.ResumeResponse(step=self._monitor.snapshot.step)
 
-    async def Checkpoint(self, request: learner_pb.CheckpointRequest, context: Any) -> learner_pb.CheckpointResponse:  # noqa: N802
+    async def Checkpoint(self, request: learner_pb.CheckpointRequest, context: Any) -> learner_pb.CheckpointResponse:
         left_s = context.time_remaining()
         step, uri = await asyncio.to_thread(self._control.checkpoint, left_s or _DEFAULT_WAIT_S)
         return learner_pb.CheckpointResponse(step=step, uri=uri)
 
-    async def Stop(self, request: learner_pb.StopRequest, context: Any) -> learner_pb.StopResponse:  # noqa: N802
+    async def Stop(self, request: learner_pb.StopRequest, context: Any) -> learner_pb.StopResponse:
         if self._monitor.snapshot.state.is_final:
             raise FailedPrecondition("the run has ended", reason="RUN_ENDED")
         self._control.stop(request.reason)
@@ -116,7 +117,7 @@ class WeightServicer(weight_service_pb2_grpc.WeightServiceServicer):
         self._feed = feed
         self._draining = draining
 
-    async def Watch(self, request: weight_pb.WatchRequest, context: Any) -> AsyncIterator[weight_pb.WatchResponse]:  # noqa: N802
+    async def Watch(self, request: weight_pb.WatchRequest, context: Any) -> AsyncIterator[weight_pb.WatchResponse]:
         self._check_run(request.run_id)
         sent = -1
         with _woken_by(self._feed) as wake:
@@ -127,7 +128,7 @@ class WeightServicer(weight_service_pb2_grpc.WeightServiceServicer):
                     sent = manifest.policy_version
                 await wake.wait()
 
-    async def GetManifest(self, request: weight_pb.GetManifestRequest, context: Any) -> weight_pb.GetManifestResponse:  # noqa: N802
+    async def GetManifest(self, request: weight_pb.GetManifestRequest, context: Any) -> weight_pb.GetManifestResponse:
         self._check_run(request.run_id)
         if request.HasField("policy_version"):
             manifest = await asyncio.to_thread(self._policies.manifest, request.policy_version)
@@ -137,7 +138,7 @@ class WeightServicer(weight_service_pb2_grpc.WeightServiceServicer):
             raise NotFound(f"run {self._run_id} has published no policy version yet", reason="NO_POLICY_VERSION")
         return weight_pb.GetManifestResponse(manifest=newest)
 
-    async def FetchWeights(  # noqa: N802
+    async def FetchWeights(
         self, request: weight_pb.FetchWeightsRequest, context: Any
     ) -> AsyncIterator[weight_pb.FetchWeightsResponse]:
         self._check_run(request.run_id)

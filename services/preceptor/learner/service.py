@@ -34,7 +34,8 @@ class Outcome(StrEnum):
 class RunParts:
     """What a run is made of. one_reward_model: makes all groups of a batch scored by one version.
 
-    fingerprint: of config and prompts; a checkpoint of another one is refused. close_stream: removes the stream.
+    retire_stream: the experience stream is not needed any more. past_steps: metrics of the steps before a restart.
+    fingerprint: of config and prompts; a checkpoint of another one is refused.
     """
 
     trainer: Trainer
@@ -45,7 +46,8 @@ class RunParts:
     sink: MetricsSink
     files: RunFiles
     one_reward_model: Callable[[Batch], Batch]
-    close_stream: Callable[[], None]
+    retire_stream: Callable[[], None]
+    past_steps: Callable[[], list[StepMetrics]]
     fingerprint: dict[str, Any]
 
 
@@ -103,6 +105,7 @@ class RlRun:
         if self._checkpoint_to_load is not None:
             self._restore(self._checkpoint_to_load)
         self._parts.sink.rewind(self.step)
+        self._monitor.preload(self._parts.past_steps())
         self._parts.publishing.pin(self._parts.checkpoints.policy_versions())
         self._publish_start()
         if self._checkpoint_to_load is None:
@@ -179,6 +182,7 @@ class RlRun:
             **self._counts(),
         )
         self._progress(Progress("train", self.step, self._config.total_steps, metrics))
+        log.info("step done", step=self.step, version=self._version, **_told(metrics))
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
@@ -204,7 +208,7 @@ class RlRun:
             model = self._parts.files.put_model(staged)
         self._checkpoint(acknowledge=False)
         self._parts.pump.acknowledge(entries)
-        self._parts.close_stream()
+        self._parts.retire_stream()
         self._parts.files.put_summary({**self._summary(outcome), "model": model})
         state = RunState.SUCCEEDED if outcome is Outcome.FINISHED else RunState.STOPPED
         self._monitor.update(state=state, message=reason or "", **self._counts())
@@ -298,3 +302,9 @@ class RlRun:
             "busy_s": self._phases.busy_s,
             "phase_s": dict(self._phases.total_s),
         }
+
+
+def _told(metrics: dict[str, float]) -> dict[str, float]:
+    """The few metrics worth a place in the log line of a step."""
+    names = {"objective/scores": "score", "objective/kl": "kl", "staleness/mean": "staleness", "phase/all_s": "seconds"}
+    return {short: round(metrics[name], 4) for name, short in names.items() if name in metrics}

@@ -8,7 +8,7 @@ import pytest
 from tests.integration.learner.world import Run, World, running_world
 from tests.support.models import build_policy
 
-RUNS = ("plain", "sync", "killed", "redis", "term", "service", "broken", "drop", "again", "control")
+RUNS = ("plain", "sync", "killed", "redis", "term", "service", "broken", "drop", "again", "control", "switch")
 
 
 @pytest.fixture(scope="session")

@@ -107,11 +107,11 @@ class Servicer(pb_grpc.GenerationServiceServicer):
         self._settings = settings
         self._followers = followers
 
-    async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:  # noqa: N802
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         timeout_s = min(context.time_remaining() or 60.0, 60.0)
         return await asyncio.to_thread(self._generate, request, timeout_s)
 
-    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         return pb.GetStatusResponse(
             generator_id=self._settings.instance, state=pb.GENERATOR_STATE_SERVING, max_requests=64
         )

@@ -110,6 +110,16 @@ def test_retry_whose_group_was_served_meanwhile_is_cancelled_not_sent():
     attempts(ledger, sent=2, in_flight=1, cancelled=1)
 
 
+def test_orphaned_attempts_are_not_held_against_the_group():
+    ledger = make_ledger(max_attempts=2, backoff_s=5.0)
+    ledger.issue(0.0)
+    for attempt in range(1, 6):
+        assert [o.attempt for o in ledger.due_orders(0.0)] == [attempt], "at once, without back-off"
+        ledger.receive(0, attempt, Outcome.ORPHANED, 0.0)
+    assert ledger.accounting.groups.abandoned == 0
+    attempts(ledger, sent=6, orphaned=5, in_flight=1)
+
+
 def test_orphaned_result_is_counted_and_the_group_sent_again():
     ledger = make_ledger()
     ledger.issue(0.0)
@@ -186,7 +196,7 @@ def test_restored_ledger_adopts_groups_and_attempts_sent_after_the_checkpoint():
     assert restored.receive(1, 1, Outcome.USABLE, 6.0) is Disposition.STAGED
 
 
-@pytest.mark.parametrize(("index", "attempt"), [(9, 1), (-1, 1), (0, 4), (0, 0)])
+@pytest.mark.parametrize(("index", "attempt"), [(9, 1), (-1, 1), (0, 68), (0, 0)])
 def test_results_nobody_asked_for_are_foreign(index, attempt):
     ledger = make_ledger()
     ledger.issue(0.0)

@@ -78,13 +78,19 @@ def failure(index: int, attempt: int = 1, *, retryable: bool = True) -> GroupRes
 
 
 class Rig:
-    def __init__(self, *, policy: StalenessPolicy | None = None, lineage: PolicyLineage | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        policy: StalenessPolicy | None = None,
+        lineage: PolicyLineage | None = None,
+        deadline_s: float = 30.0,
+    ) -> None:
         self.stream, self.sender = Stream(), Sender()
         settings = PumpSettings(
             "run", groups_per_batch=2, group_size=2, total_steps=100, max_staleness=1, max_consecutive_abandoned=3,
             read_timeout_s=0.02, send_backoff_s=0.01,
         )  # fmt: skip
-        ledger = Ledger(AttemptLimits(30.0, 2), max_adopted_groups=CREDIT.max_unacknowledged_groups)
+        ledger = Ledger(AttemptLimits(deadline_s, 2), max_adopted_groups=CREDIT.max_unacknowledged_groups)
         self.pump = Pump(
             settings, CREDIT, ledger, lineage or PolicyLineage(), policy or WaitForAll(1), self.stream, self.sender
         )
@@ -226,6 +232,22 @@ def test_blocked_pump_says_that_it_needs_a_checkpoint(rig):
     wait_until(lambda: rig.pump.needs_acknowledgement, 5, "the pump to be blocked")
     rig.pump.acknowledge(rig.pump.snapshot()[1])
     assert not rig.pump.needs_acknowledgement
+
+
+def test_nothing_expires_while_results_may_lie_unread():
+    rig = Rig(deadline_s=0.3)
+    rig.stream.broken = True
+    rig.pump.start()
+    rig.stream.broken = False
+    rig.wait_sent(4)
+    rig.stream.broken = True
+    rig.deliver(result(0), result(1))
+    assert rig.pump.take(0.6) is None, "past the deadline, but Redis is away"
+    assert rig.pump.accounting.attempts.expired == 0
+    rig.stream.broken = False
+    assert rig.pump.take(5).issue_indexes == [0, 1]
+    wait_until(lambda: rig.pump.accounting.attempts.expired == 2, 5, "2 and 3 to expire")
+    rig.pump.stop()
 
 
 def test_drop_policy_gives_stale_groups_up():

@@ -22,6 +22,7 @@ from preceptor.learner.pump.results import GroupResult
 log = get_logger(__name__)
 _CONSUMER = "learner"
 _PAGE = 128
+_RETIRED_S = 24 * 3600
 
 
 class RolloutStream:
@@ -40,6 +41,7 @@ class RolloutStream:
             health_check_interval=30,
             protocol=2,  # replies as lists
         )
+        self._opened = False
         self._pending_after: str | None = "0"  # where the reading of pending entries goes on; None: done
 
     def read(self, timeout_s: float) -> list[GroupResult]:
@@ -70,15 +72,18 @@ class RolloutStream:
         with redis_errors("counting rollouts"):
             return int(self._redis.xlen(self._key))
 
-    def delete(self) -> None:
-        """Removes the stream and its consumer group: the run is over."""
-        with redis_errors("removing the stream"):
-            self._redis.delete(self._key)
+    def retire(self) -> None:
+        """The run is over: the stream, with whatever late workers still add to it, goes after a day."""
+        with redis_errors("retiring the stream"):
+            self._redis.expire(self._key, _RETIRED_S)
 
     def close(self) -> None:
         self._redis.close()
 
     def _read(self, timeout_s: float) -> list[GroupResult]:
+        if not self._opened:
+            self._redis.persist(self._key)  # a run that had ended goes on
+            self._opened = True
         while self._pending_after is not None:
             entries = self._fetch(self._pending_after, None)
             self._pending_after = entries[-1][0].decode() if entries else None

@@ -6,18 +6,18 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimits:
-    """deadline_s: from sending to giving up. retry_backoff_s: before attempt 2; doubles with every further one."""
+    """deadline_s: from sending to giving up. retry_backoff_s: after the first failure; doubles with each further one."""
 
     deadline_s: float
     max_attempts: int
     retry_backoff_s: float = 0.0
     max_retry_backoff_s: float = 60.0
 
-    def backoff_s(self, attempt: int) -> float:
-        """Seconds between the end of the attempt before and this one; 0 for the first."""
-        if attempt <= 1:
+    def backoff_s(self, failures: int) -> float:
+        """Seconds to wait after so many failed attempts; 0 after none."""
+        if failures == 0:
             return 0.0
-        return min(self.retry_backoff_s * 2.0 ** min(attempt - 2, 30), self.max_retry_backoff_s)
+        return min(self.retry_backoff_s * 2.0 ** min(failures - 1, 30), self.max_retry_backoff_s)
 
 
 @dataclass(frozen=True, slots=True)

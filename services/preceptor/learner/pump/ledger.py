@@ -13,6 +13,8 @@ from preceptor.learner.pump.attempts import AttemptLimits, Disposition, Outcome,
 
 _OPEN_ATTEMPTS = (AttemptState.IN_FLIGHT, AttemptState.EXPIRED)
 _LIVE_ATTEMPTS = (AttemptState.IN_FLIGHT, AttemptState.STAGED)
+_TRIES = (AttemptState.FAILED, AttemptState.EXPIRED)
+_MAX_ORPHANS = 64  # attempts beyond max_attempts that a result may still name
 _OPEN_GROUPS = (GroupState.IN_FLIGHT, GroupState.STAGED)
 
 
@@ -27,6 +29,11 @@ class _Group:
     issue_index: int
     state: GroupState = GroupState.IN_FLIGHT
     attempts: list[_Attempt] = field(default_factory=list)
+
+    @property
+    def tries(self) -> int:
+        """Attempts that count against max_attempts. Orphaned ones do not: they fell to a restart of the learner."""
+        return sum(attempt.state in _TRIES for attempt in self.attempts)
 
     @property
     def is_open(self) -> bool:
@@ -213,7 +220,7 @@ class Ledger:
         return len(group.attempts)
 
     def _order_attempt(self, group: _Group, now_s: float) -> None:
-        not_before_s = now_s + self._limits.backoff_s(len(group.attempts) + 1)
+        not_before_s = now_s + self._limits.backoff_s(group.tries)
         deadline_s = not_before_s + self._limits.deadline_s
         attempt = self._add_attempt(group, deadline_s)
         self._orders.append(SendOrder(group.issue_index, attempt, not_before_s, deadline_s))
@@ -234,7 +241,8 @@ class Ledger:
             self._settle(group)
 
     def _believable(self, issue_index: int, attempt: int) -> bool:
-        return 0 <= issue_index < self.cursor + self._max_adopted_groups and 1 <= attempt <= self._limits.max_attempts
+        is_near = 0 <= issue_index < self.cursor + self._max_adopted_groups
+        return is_near and 1 <= attempt <= self._limits.max_attempts + _MAX_ORPHANS
 
     def _adopt_groups(self, issue_index: int, now_s: float) -> None:
         """Groups are issued in order: a result past the cursor proves that all up to it had been sent."""
@@ -263,7 +271,7 @@ class Ledger:
             return
         if not for_good and any(attempt.state is AttemptState.IN_FLIGHT for attempt in group.attempts):
             return
-        if not for_good and len(group.attempts) < self._limits.max_attempts:
+        if not for_good and group.tries < self._limits.max_attempts:
             self._order_attempt(group, now_s)
             return
         self._move_group(group, GroupState.ABANDONED)

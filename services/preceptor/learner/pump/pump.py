@@ -48,7 +48,7 @@ class Pump:
         self._clock = clock
         self._changed = threading.Condition()
         self._stopping = threading.Event()
-        self._caught_up = False
+        self._read_until_s: float | None = None  # what was written before has been read
         self._published_version = lineage.version
         self._entries: dict[str, int] = {}  # entry id -> rollouts; read and not yet acknowledged
         self._staged: dict[int, GroupResult] = {}
@@ -197,11 +197,13 @@ class Pump:
             self._changed.notify_all()
 
     def _read_once(self) -> None:
+        begun_s = self._clock()
         results = self._source.read(self._settings.read_timeout_s)
         with self._changed:
             now_s = self._clock()
             foreign = [result.entry_id for result in results if not self._book(result, now_s)]
-            self._caught_up = self._caught_up or not results
+            if not results:
+                self._read_until_s = begun_s
             self._changed.notify_all()
         if foreign:
             log.warning("removing entries that are not this run's", entries=foreign[:5], count=len(foreign))
@@ -261,11 +263,14 @@ class Pump:
         )
 
     def _plan(self) -> list[SendOrder]:
-        """Expires, issues, and takes what is to be sent now. Nothing before the stream has been read to its end."""
-        if not self._caught_up:
+        """Expires, issues, and takes what is to be sent now. Nothing before the stream has been read to its end.
+
+        A result that lies unread in the stream has not expired: deadlines are held against how far reading has come.
+        """
+        if self._read_until_s is None:
             return []
         now_s = self._clock()
-        expired = self._ledger.expire(now_s)
+        expired = self._ledger.expire(self._read_until_s)
         if expired:
             self._last_failure = f"no result within the deadline ({expired} attempts at once)"
             log.warning("attempts expired", count=expired)
@@ -295,7 +300,7 @@ class Pump:
 
     def _idle_s(self) -> float:
         planned = self._ledger.next_event_s()
-        return 1.0 if planned is None else min(1.0, max(0.01, planned - self._clock()))
+        return 1.0 if planned is None else min(1.0, max(0.05, planned - self._clock()))
 
     def _head(self) -> list[int] | None:
         while (first := self._ledger.head(1)) and self._staleness.too_old(self._age(self._staged[first[0]])):
