@@ -55,7 +55,10 @@ class ProgramFactory:
 
     def _reward(self) -> Program:
         env = self._service("reward", None, 7110, 7210, CoreShare(self.plan.everything.cores, 1))
-        env |= {"PRECEPTOR_REWARD_MODELS": self._layout.options.reward_models}
+        env |= {
+            "PRECEPTOR_REWARD_MODELS": self._layout.options.reward_models,
+            "PRECEPTOR_REWARD_TRUNCATE_PROMPTS": "true",  # as the reward trainer does
+        }
         return Program("reward", _module("preceptor.reward"), env)
 
     def _feedback(self) -> Program:
