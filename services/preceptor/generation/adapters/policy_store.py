@@ -97,7 +97,7 @@ class PolicyStager:
         self._run_id = run_id
         self._fetchers = fetchers
         self._folder = folder
-        self._model_digest = ""
+        self._served: WeightManifest | None = None  # the first one staged: its architecture is the engine's
 
     def stage(self, manifest: WeightManifest) -> StagedPolicy:
         """See Stager."""
@@ -109,7 +109,7 @@ class PolicyStager:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        self._model_digest = self._model_digest or manifest.model_digest
+        self._served = self._served or manifest
         return StagedPolicy(manifest.policy_version, folder, manifest)
 
     def discard(self, staged: Sequence[StagedPolicy]) -> None:
@@ -131,14 +131,38 @@ class PolicyStager:
                 f"{named} is encoded as {encoding}: this generator takes WEIGHT_ENCODING_FULL",
                 field="manifest.encoding",
             )
-        if self._model_digest and manifest.model_digest and manifest.model_digest != self._model_digest:
-            raise FailedPrecondition(
-                f"{named} is of another architecture than the one served", field="manifest.model_digest"
-            )
+        if self._served is not None:
+            _check_same_model(manifest, self._served)
         for fetcher in self._fetchers:
             if fetcher.can_fetch(manifest):
                 return fetcher
         raise FailedPrecondition(f"none of the sources of {named} can be used here", field="manifest.sources")
+
+
+def _check_same_model(manifest: WeightManifest, served: WeightManifest) -> None:
+    """Returns when a version fits the engine as it was started.
+
+    Raises:
+        FailedPrecondition: naming what differs: the architecture, or the first tensor by name.
+    """
+    named = f"policy version {manifest.policy_version}"
+    if manifest.model_digest and served.model_digest and manifest.model_digest != served.model_digest:
+        raise FailedPrecondition(
+            f"{named} is of another architecture than the one served", field="manifest.model_digest"
+        )
+    ours, theirs = ({one.name: (one.dtype, tuple(one.shape)) for one in each.tensors} for each in (served, manifest))
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise FailedPrecondition(
+                f"{named}: tensor {name} is {_described(theirs.get(name))}, the model served has it as "
+                f"{_described(ours.get(name))}",
+                field="manifest.tensors",
+                reason="OTHER_MODEL",
+            )
+
+
+def _described(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    return "absent" if tensor is None else f"{tensor[0]}{list(tensor[1])}"
 
 
 def _store_uri(manifest: WeightManifest) -> str | None:
