@@ -119,6 +119,8 @@ class Supervisor:
             return False
         try:
             self._proxy().getState()
+        except xmlrpc.client.Fault:
+            return True  # it is shutting down, and answers nothing else
         except (OSError, http.client.HTTPException, xmlrpc.client.Error):
             return False
         return True
@@ -139,15 +141,22 @@ class Supervisor:
     def shutdown(self, timeout_s: float = 120.0) -> None:
         """Stops every process (SIGTERM, later SIGKILL of its group) and supervisord itself."""
         try:
-            pid = self._proxy().getPID()
-            self._proxy().shutdown()
+            pid = self.pid()
+            self._ask_to_shut_down()
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"supervisord does not answer on {self._socket}: {error}") from error
         wait_until(lambda: not psutil.pid_exists(pid), timeout_s=timeout_s, what="the processes to stop")
 
     def pid(self) -> int:
         """supervisord's own process id."""
-        return int(self._proxy().getPID())
+        return int((self._config.parent / "supervisord.pid").read_text())
+
+    def _ask_to_shut_down(self) -> None:
+        try:
+            self._proxy().shutdown()
+        except xmlrpc.client.Fault as fault:
+            if "SHUTDOWN_STATE" not in fault.faultString:
+                raise InternalError(f"supervisord does not shut down: {fault.faultString}") from fault
 
     def processes(self) -> list[dict[str, Any]]:
         """supervisord's process table: name, statename, pid, description, spawnerr, …"""
