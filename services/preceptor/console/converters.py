@@ -30,11 +30,11 @@ def moment(timestamp: Timestamp) -> datetime | None:
 
 
 def timestamp(value: datetime | None) -> Timestamp | None:
-    """The reverse of `moment`; a datetime without zone is taken as UTC."""
+    """The reverse of `moment`."""
     if value is None:
         return None
     result = Timestamp()
-    result.FromDatetime(value if value.tzinfo else value.replace(tzinfo=UTC))
+    result.FromDatetime(value)
     return result
 
 

@@ -5,10 +5,10 @@ Names are those of the protos. Raters judge blind: `ShownCandidate` carries no p
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 RATER_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 EVENT_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
@@ -20,6 +20,21 @@ RaterId = Annotated[
 ]
 EventId = Annotated[str, Field(pattern=EVENT_ID_PATTERN, description="A lower-case UUID made by the client.")]
 Id = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+def _in_utc(value: datetime) -> datetime:
+    aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+    try:
+        shifted = aware.astimezone(UTC)
+    except OverflowError:
+        shifted = _EARLIEST - timedelta(days=1)
+    if not _EARLIEST <= shifted < _LATEST:
+        raise ValueError(f"it must lie between {_EARLIEST.year} and {_LATEST.year}")
+    return shifted
+
+
+_EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
 LeaseSeconds = Annotated[float, Field(ge=0, le=86_400, description="0: the server's default.")]
 
 
@@ -133,7 +148,7 @@ class RankingRequest(Model):
     strength: Strength = Field(default="unspecified", description="Of the best group over the rest.")
     axis_ratings: tuple[AxisRating, ...] = Field(default=(), max_length=1_000)
     comment: str = Field(default="", max_length=10_000)
-    shown_at: datetime | None = Field(default=None, description="leased_at of the lease, unchanged in retries.")
+    shown_at: Moment | None = Field(default=None, description="leased_at of the lease, unchanged in retries.")
     supersedes: EventId | None = Field(default=None, description="The vote of this rater that this one replaces.")
 
 

@@ -109,9 +109,12 @@ def test_a_stored_vote_comes_back_whole() -> None:
 def test_times_are_utc_and_zero_means_none() -> None:
     assert converters.moment(pb.Ranking().submitted_at) is None
     assert converters.timestamp(None) is None
-    naive = converters.timestamp(datetime(2026, 1, 1))  # noqa: DTZ001  a client that sent no zone
-    assert naive is not None
-    assert converters.moment(naive) == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_time_without_zone_is_taken_as_utc() -> None:
+    raw = {"event_id": EVENT_ID, "comparison_id": "c", "rater_id": "r", "tie_groups": [["a"], ["b"]]}
+    request = types.RankingRequest.model_validate({**raw, "shown_at": "2026-01-01T00:00:00"})
+    assert request.shown_at == datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_a_loop_comes_with_its_stages() -> None:

@@ -85,6 +85,11 @@ async def test_a_wrong_field_is_named_and_nothing_is_stored(
     assert feedback.submitted == []
 
 
+async def test_a_time_out_of_range_says_what_is_allowed(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/api/v1/rankings", json=vote(shown_at="9999-12-31T23:59:59-14:00"))
+    assert answer.json()["message"] == "shown_at: it must lie between 1970 and 9000"
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"rater_id": "\\ud800"}', b"\xff\xfe"])
 async def test_a_broken_body_is_a_bad_request(client: httpx.AsyncClient, body: bytes) -> None:
     headers = {"content-type": "application/json"}

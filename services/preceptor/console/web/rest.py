@@ -279,4 +279,5 @@ def _checked(parse: Callable[[], M], whole: str) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         name = ".".join(str(part) for part in first["loc"]) or whole
-        raise InvalidInput(f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}", field=name) from None
+        text = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"{name}: {text[0].lower()}{text[1:]}", field=name) from None
