@@ -14,9 +14,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from preceptor.common.errors import InvalidInput
 from preceptor.learner.run_configs.base import HUB_PREFIX, ModelSource
+
+# Progress bars and load reports per model tell the reader of a learner's log nothing; what goes wrong is raised.
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 
 def load_tokenizer(path: str | Path, *, field: str = "model.tokenizer") -> PreTrainedTokenizerBase:

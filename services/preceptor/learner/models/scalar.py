@@ -42,7 +42,7 @@ class Critic(nn.Module):
         super().__init__()
         self.model = model
         self.head = head
-        model.score.requires_grad_(False)
+        model.score = nn.Identity()  # its place is taken by head, which has a bias
 
     @classmethod
     def from_reward_model(cls, path: str | Path) -> "Critic":

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,7 @@ class CheckpointStore:
         final = self._directory / f"step-{step:08d}"
         staged = self._directory / f".staged-{step:08d}"
         shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        with (staged / _STATE).open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_state(staged / _STATE, state)
         shutil.rmtree(final, ignore_errors=True)
         staged.rename(final)
         write_json(self._directory / _LATEST, {"step": step, "path": final.name})
@@ -47,16 +45,41 @@ class CheckpointStore:
         if not pointer.is_file():
             return None
         try:
-            path = self._directory / json.loads(pointer.read_text())["path"] / _STATE
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise DataLoss(f"the checkpoint that {pointer} names cannot be read: {error}") from error
-        return state
+            name = json.loads(pointer.read_text())["path"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataLoss(f"{pointer} cannot be read: {error}") from error
+        return read_state(self._directory / name / _STATE)
 
     def _prune(self) -> None:
         kept = sorted(self._directory.glob("step-*"))
         for old in kept[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain values to a file and syncs it; the caller makes its directory appear atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        torch.save(state, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Returns what write_state wrote, on the CPU.
+
+    Raises:
+      DataLoss: the file is missing, cut short, or fails its checksums.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise DataLoss(f"the checkpoint {path} is damaged at {broken}")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError) as error:
+        raise DataLoss(f"the checkpoint {path} cannot be read: {error}") from error
+    return state
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,7 +8,6 @@ arXiv 2403.17031) and Zheng et al. 2023 ("Secrets of RLHF", arXiv 2307.04964); o
 learner.rl.corrections.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,10 +16,10 @@ from typing import Any
 
 import torch
 
-from preceptor.common.errors import DataLoss
 from preceptor.learner.models.loading import save_model
 from preceptor.learner.rl.kl import adaptive_kl_coef
 from preceptor.learner.run_configs.ppo import PpoConfig
+from preceptor.learner.training.checkpoints import read_state, write_state
 from preceptor.learner.training.optimization import restore_rng, rng_state
 from preceptor.learner.training.ppo_batch import RolloutBatch, assemble
 from preceptor.learner.training.ppo_metrics import batch_metrics, score_metrics, target_metrics
@@ -141,23 +140,15 @@ class PpoTrainer:
 
     def save(self, directory: Path) -> None:
         """Writes state_dict to a file in directory and syncs it; the caller makes the directory appear atomically."""
-        directory.mkdir(parents=True, exist_ok=True)
-        with (directory / _STATE).open("wb") as stream:
-            torch.save(self.state_dict(), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_state(directory / _STATE, self.state_dict())
 
     def load(self, directory: Path) -> None:
         """Restores what save wrote.
 
         Raises:
-          DataLoss: the file is missing or cannot be read.
+          DataLoss: the file is missing, cut short, or fails its checksums.
         """
-        try:
-            state = torch.load(directory / _STATE, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise DataLoss(f"{directory / _STATE} cannot be read: {error}") from error
-        self.load_state_dict(state)
+        self.load_state_dict(read_state(directory / _STATE))
 
     def export(self, directory: Path) -> None:
         """Writes the policy as a plain Hugging Face directory (float32 safetensors and tokenizer)."""
