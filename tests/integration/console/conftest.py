@@ -34,8 +34,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis_process: RedisProcess)
         made.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A browser per module: while Playwright's sync interface is open an event loop runs in this thread, and no asyncio
+    test of another module could run."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     assert path, "these tests drive a browser: apt-get install chromium"
     with sync_playwright() as playwright:
