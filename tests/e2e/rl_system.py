@@ -24,9 +24,9 @@ from tests.support.models import build_policy
 
 RUN_ID = "chaos"
 REWARD = '''
-def short_words(*, prompts, completions, **_):
-    """The share of letters e in a completion."""
-    return [text.count("e") / max(1, len(text)) for text in completions]
+def plain_letters(*, prompts, completions, **_):
+    """The share of lower-case ASCII letters in a completion."""
+    return [sum("a" <= c <= "z" for c in text) / max(1, len(text)) for text in completions]
 '''
 
 
@@ -46,7 +46,7 @@ class RlSystem:
         self.log = folder / "train.log"
         self._port_base = port_base
         self._process: subprocess.Popen[bytes] | None = None
-        build_policy(folder / "policy")
+        build_policy(folder / "policy", hidden_size=128)
         (folder / "reward.py").write_text(REWARD)
         self.config.write_text(yaml.safe_dump(default_config(folder) | changes))
 
@@ -163,7 +163,7 @@ def default_config(folder: Path) -> dict[str, Any]:
         "seed": 0,
         "model": "policy",
         "prompts": {"items": ["the quick", "thank you", "a good reply", "a bad", "the small cat", "your kind"]},
-        "reward": {"function": f"{folder / 'reward.py'}:short_words"},
+        "reward": {"function": f"{folder / 'reward.py'}:plain_letters"},
         "batch_size": 16,
         "group_size": 4,
         "total_steps": 100_000,

@@ -51,7 +51,10 @@ def test_no_version_was_published_with_two_contents(system):
     policy = Path(system.home, "artifacts", "runs", RUN_ID, "policy")
     stored = {int(path.parent.name): json.loads(path.read_text()) for path in policy.glob("*/manifest.json")}
     assert stored
-    assert all(manifest["contentDigest"] in reports.get(version, {manifest["contentDigest"]}) for version, manifest in stored.items())
+    assert all(
+        manifest["contentDigest"] in reports.get(version, {manifest["contentDigest"]})
+        for version, manifest in stored.items()
+    )
 
 
 def test_no_process_is_left(system):
