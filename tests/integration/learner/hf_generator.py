@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pydantic_settings import SettingsConfigDict
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from preceptor.api.common.v1 import text_pb2
 from preceptor.api.generation.v1 import generation_service_pb2 as pb
@@ -166,6 +167,7 @@ def main() -> None:
     settings = load_settings(Settings)
     setup_logging(settings.instance, "text", settings.log_level)
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
     run_service(lambda: serve(settings))
 
 

@@ -20,7 +20,7 @@ REWARD_FUNCTION = f"{REPOSITORY / 'tests/integration/learner/rewards.py'}:few_es
 class World:
     """Everything around the learner; runs share it."""
 
-    def __init__(self, folder: Path, redis: RedisProcess, run_ids: Sequence[str]) -> None:
+    def __init__(self, folder: Path, redis: RedisProcess, run_ids: Sequence[str], *, vllm: bool = False) -> None:
         self.folder = folder
         self.redis = redis
         self.artifacts = folder / "artifacts"
@@ -31,9 +31,14 @@ class World:
         self.rollout = self.service(
             "rollout", module="preceptor.rollout.worker", reward_address=self.reward_address, concurrency=8
         )
-        self.generator = self.service(
-            "hfgen", module="tests.integration.learner.hf_generator", run_ids=",".join(run_ids), instance="hf", port=0
-        )
+        self.generator = self._vllm(run_ids[0]) if vllm else self._double(run_ids)
+
+    def _double(self, run_ids: Sequence[str]) -> ServiceProcess:
+        module = "tests.integration.learner.hf_generator"
+        return self.service("hfgen", module=module, run_ids=",".join(run_ids), instance="hf", port=0)
+
+    def _vllm(self, run_id: str) -> ServiceProcess:
+        return self.service("generation", run_id=run_id, port=free_port(), max_num_seqs=32, watch_interval_s=0.1)
 
     def service(self, name: str, *, module: str = "", args: Sequence[str] = (), **settings: Any) -> ServiceProcess:
         """A process with this world's addresses, not started."""
@@ -140,14 +145,14 @@ def assert_closed(summary: dict[str, Any]) -> None:
 
 
 @contextmanager
-def running_world(folder: Path, run_ids: Sequence[str]) -> Iterator[World]:
-    """Starts everything but the learner and stops it in the end."""
+def running_world(folder: Path, run_ids: Sequence[str], *, vllm: bool = False) -> Iterator[World]:
+    """Starts everything but the learner and stops it in the end. vllm: with the real generator, of the first run."""
     with ExitStack() as stack:
         redis = stack.enter_context(RedisProcess(folder / "redis"))
-        world = World(folder, redis, run_ids)
+        world = World(folder, redis, run_ids, vllm=vllm)
         services = [world.reward, world.rollout, world.generator]
         for service in services:
             stack.enter_context(service)
-        for service in services:
+        for service in services[:2] if vllm else services:  # the real one is ready once the run has published
             service.wait_ready()
         yield world
