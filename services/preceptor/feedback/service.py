@@ -113,6 +113,9 @@ class FeedbackService:
 
     def _create_comparisons(self, tx: Transaction, ready: Sequence[Comparison]) -> Created:
         now = self._clock()
+        # One adder at a time per project: two batches in opposite order would deadlock, two small ones overfill it.
+        for project_id in sorted({c.project_id for c in ready}):
+            tx.lock_project(project_id)
         known = tx.comparisons([c.comparison_id for c in ready] + [c.repeat_of for c in ready if c.repeat_of])
         projects = {project_id: require_project(tx, project_id) for project_id in {c.project_id for c in ready}}
         new: dict[str, Comparison] = {}

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import uuid
 from pathlib import Path
 
 import pgserver
@@ -17,6 +16,10 @@ from preceptor.common.process import die_with_parent
 from preceptor.common.waiting import wait_until
 
 BIN = Path(pgserver.__file__).parent / "pginstall" / "bin"
+_END_OTHER_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 UNPRIVILEGED = "nobody"  # PostgreSQL refuses to run as root
 
 
@@ -37,15 +40,16 @@ class PostgresProcess:
             ensure_folder_permissions(BIN, 0o055)
             ensure_folder_permissions(BIN.parent / "lib", 0o044)
 
-    def url(self, database: str = "postgres") -> str:
-        return f"postgresql://postgres@/{database}?host={self._folder}"
+    def url(self) -> str:
+        return f"postgresql://postgres@/postgres?host={self._folder}"
 
-    def create_database(self) -> str:
-        """The URL of a new, empty one."""
-        name = f"votes_{uuid.uuid4().hex}"
+    def empty_database(self) -> str:
+        """The URL of the one database, emptied. One per test would cost minutes of making and deleting files."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
-        return self.url(name)
+            connection.execute(_END_OTHER_SESSIONS)
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+        return self.url()
 
     def __enter__(self) -> "PostgresProcess":
         data = self._folder / "data"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, exists, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Select, bindparam, exists, func, insert, literal_column, select, update
 from sqlalchemy.sql import ColumnElement
 
 from preceptor.feedback.adapters import rows
@@ -23,7 +23,49 @@ _PROJECT = (
         .scalar_subquery()
     )
 )
+_PROJECT_BY_ID = _PROJECT.where(projects.c.project_id == bindparam("project_id"))
+_BY_ID = select(comparisons).where(comparisons.c.comparison_id == bindparam("comparison_id"))
+_BY_ID_LOCKED = _BY_ID.with_for_update()
+# A literal, so that the planner sees that the partial index applies.
 _OPEN: ColumnElement[str] = literal_column("'open'")
+_SET = (
+    update(comparisons)
+    .where(comparisons.c.comparison_id == bindparam("of"))
+    .values(state=bindparam("state"), rankings=bindparam("rankings"))
+)
+
+
+def _next_comparison(*, skip_locked: bool) -> Select:  # type: ignore[type-arg]
+    met = exists().where(
+        leases.c.comparison_id == comparisons.c.comparison_id, leases.c.rater_id == bindparam("rater_id")
+    )
+    at_work = (
+        select(func.count())
+        .where(
+            leases.c.comparison_id == comparisons.c.comparison_id,
+            leases.c.state == LeaseState.HELD.value,
+            leases.c.expires_at > bindparam("now", type_=leases.c.expires_at.type),
+        )
+        .correlate(comparisons)
+        .scalar_subquery()
+    )
+    return (
+        select(comparisons)
+        .where(
+            comparisons.c.project_id == bindparam("project_id"),
+            comparisons.c.state == _OPEN,
+            ~met,
+            comparisons.c.rankings + at_work < comparisons.c.overlap,
+        )
+        .order_by(comparisons.c.priority.desc(), comparisons.c.position)
+        .limit(1)
+        .with_for_update(of=comparisons, skip_locked=skip_locked)
+    )
+
+
+# Built once: what building and hashing a statement costs is as much as running it.
+_NEXT_UNLOCKED = _next_comparison(skip_locked=True)
+_NEXT = _next_comparison(skip_locked=False)
 
 
 class ComparisonQueries:
@@ -31,8 +73,13 @@ class ComparisonQueries:
         self._connection = connection
 
     def project(self, project_id: str) -> Project | None:
-        row = self._connection.execute(_PROJECT.where(projects.c.project_id == project_id)).mappings().first()
+        row = self._connection.execute(_PROJECT_BY_ID, {"project_id": project_id}).mappings().first()
         return None if row is None else rows.project(row)
+
+    def lock_project(self, project_id: str) -> None:
+        query = select(projects.c.project_id).where(projects.c.project_id == project_id)
+        # Weaker than FOR UPDATE: the foreign keys of votes and leases do not wait for it.
+        self._connection.execute(query.with_for_update(key_share=True))
 
     def projects(self, after: str, limit: int) -> Page[Project]:
         query = _PROJECT.where(projects.c.project_id > after).order_by(projects.c.project_id).limit(limit + 1)
@@ -68,8 +115,8 @@ class ComparisonQueries:
         return self._one(comparison_id, lock=True)
 
     def _one(self, comparison_id: str, *, lock: bool) -> Comparison | None:
-        query = select(comparisons).where(comparisons.c.comparison_id == comparison_id)
-        row = self._connection.execute(query.with_for_update() if lock else query).mappings().first()
+        query = _BY_ID_LOCKED if lock else _BY_ID
+        row = self._connection.execute(query, {"comparison_id": comparison_id}).mappings().first()
         return None if row is None else rows.comparison(row)
 
     def comparisons(self, comparison_ids: Sequence[str]) -> dict[str, Comparison]:
@@ -105,36 +152,9 @@ class ComparisonQueries:
         return self._connection.execute(select(func.count()).select_from(some)).scalar_one()
 
     def set_comparison(self, comparison_id: str, state: ComparisonState, rankings: int) -> None:
-        self._connection.execute(
-            update(comparisons)
-            .where(comparisons.c.comparison_id == comparison_id)
-            .values(state=state.value, rankings=rankings)
-        )
+        self._connection.execute(_SET, {"of": comparison_id, "state": state.value, "rankings": rankings})
 
     def next_comparison(self, project_id: str, rater_id: str, now: datetime, *, wait: bool) -> Comparison | None:
-        met = exists().where(leases.c.comparison_id == comparisons.c.comparison_id, leases.c.rater_id == rater_id)
-        at_work = (
-            select(func.count())
-            .where(
-                leases.c.comparison_id == comparisons.c.comparison_id,
-                leases.c.state == LeaseState.HELD.value,
-                leases.c.expires_at > now,
-            )
-            .correlate(comparisons)
-            .scalar_subquery()
-        )
-        query = (
-            select(comparisons)
-            .where(
-                comparisons.c.project_id == project_id,
-                # a literal, so that the planner sees that the partial index applies
-                comparisons.c.state == _OPEN,
-                ~met,
-                comparisons.c.rankings + at_work < comparisons.c.overlap,
-            )
-            .order_by(comparisons.c.priority.desc(), comparisons.c.position)
-            .limit(1)
-            .with_for_update(of=comparisons, skip_locked=not wait)
-        )
-        row = self._connection.execute(query).mappings().first()
+        given = {"project_id": project_id, "rater_id": rater_id, "now": now}
+        row = self._connection.execute(_NEXT if wait else _NEXT_UNLOCKED, given).mappings().first()
         return None if row is None else rows.comparison(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, case, func, insert, literal_column, select, text, update
+from sqlalchemy import Connection, Select, bindparam, case, func, insert, literal_column, select, text, update
 from sqlalchemy.sql import ColumnElement
 
 from preceptor.feedback.adapters import rows
@@ -31,32 +31,46 @@ _LOG_LOCK = 0x70726566
 _ending = vote_events.alias("ending")
 
 
+def _in_force(high_water_mark: int | None = None) -> tuple[ColumnElement[bool], ...]:
+    ended = select(_ending.c.sequence).where(_ending.c.target == vote_events.c.event_id)
+    if high_water_mark is not None:
+        ended = ended.where(_ending.c.sequence <= high_water_mark)
+    return vote_events.c.kind == VoteKind.RANKING.value, ~ended.correlate(vote_events).exists()
+
+
+_BY_ID = select(vote_events).where(vote_events.c.event_id == bindparam("event_id"))
+_BY_TARGET = select(vote_events).where(vote_events.c.target == bindparam("event_id"))
+_IN_FORCE_OF = select(vote_events).where(
+    vote_events.c.comparison_id == bindparam("comparison_id"),
+    vote_events.c.rater_id == bindparam("rater_id"),
+    *_in_force(),
+)
+
+
 class VoteQueries:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._shared_log = connection.dialect.name == "postgresql"
 
     def event(self, event_id: str) -> VoteEvent | None:
-        return self._event(vote_events.c.event_id == event_id)
+        return self._event(_BY_ID, event_id)
 
     def ending_of(self, event_id: str) -> VoteEvent | None:
-        return self._event(vote_events.c.target == event_id)
+        return self._event(_BY_TARGET, event_id)
 
-    def _event(self, condition: ColumnElement[bool]) -> VoteEvent | None:
-        row = self._connection.execute(select(vote_events).where(condition)).mappings().first()
+    def _event(self, query: Select, event_id: str) -> VoteEvent | None:  # type: ignore[type-arg]
+        row = self._connection.execute(query, {"event_id": event_id}).mappings().first()
         return None if row is None else rows.event(row)
 
     def ranking_in_force(self, comparison_id: str, rater_id: str) -> Ranking | None:
-        query = select(vote_events).where(
-            vote_events.c.comparison_id == comparison_id, vote_events.c.rater_id == rater_id, *_in_force()
-        )
-        row = self._connection.execute(query).mappings().first()
+        given = {"comparison_id": comparison_id, "rater_id": rater_id}
+        row = self._connection.execute(_IN_FORCE_OF, given).mappings().first()
         return None if row is None else rows.ranking(row)
 
     def append(self, event: VoteEvent) -> int:
         if self._shared_log:
             self._connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": _LOG_LOCK})
-        result = self._connection.execute(insert(vote_events).values(**rows.event_row(event)))
+        result = self._connection.execute(insert(vote_events), rows.event_row(event))
         key = result.inserted_primary_key
         assert key is not None  # an insert of one row has one
         return int(key[0])
@@ -153,13 +167,6 @@ class VoteQueries:
             max(0.0, (submitted - shown) / MICROSECOND / 1e6) for shown, submitted in self._connection.execute(query)
         ]
         return statistics.median(seconds) if seconds else 0.0
-
-
-def _in_force(high_water_mark: int | None = None) -> tuple[ColumnElement[bool], ...]:
-    ended = select(_ending.c.sequence).where(_ending.c.target == vote_events.c.event_id)
-    if high_water_mark is not None:
-        ended = ended.where(_ending.c.sequence <= high_water_mark)
-    return vote_events.c.kind == VoteKind.RANKING.value, ~ended.correlate(vote_events).exists()
 
 
 def _labels(query: Select, project_id: str, high_water_mark: int, after: int) -> Select:  # type: ignore[type-arg]
