@@ -47,6 +47,7 @@ def write(directory: Path) -> None:
     _write_jsonl(directory / "sft.jsonl", rows)
     _write_jsonl(directory / "prompts.jsonl", [{"prompt": start, "prompt_id": start} for start in starts()])
     tokenizer().save_pretrained(directory / "tokenizer")
+    (directory / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 def _write_jsonl(path: Path, rows: list[dict[str, str]]) -> None:
