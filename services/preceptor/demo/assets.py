@@ -12,6 +12,8 @@ from preceptor.demo import world
 from preceptor.demo.judgement import LabelMode
 from preceptor.demo.profiles import Profile
 
+THREADS = 2  # a million parameters keep no more busy, and more of them wait for each other on a loaded machine
+
 GUIDELINES = """\
 You read a customer's complaint and several replies of a support desk. Put first the reply that you
 would rather receive.
@@ -113,6 +115,7 @@ def sft_config(assets: Assets, profile: Profile, seed: int) -> dict[str, Any]:
     """Fields of the sft run."""
     return {
         "seed": seed,
+        "threads": THREADS,
         "model": {"path": str(assets.model_init)},
         "data": [str(assets.corpus)],
         "eval_fraction": 0.01,
@@ -133,6 +136,7 @@ def reward_config(profile: Profile, seed: int) -> dict[str, Any]:
     """Fields of the reward runs; the conductor adds model, data and labels."""
     return {
         "seed": seed,
+        "threads": THREADS,
         "max_length": 128,
         "epochs": profile.reward_epochs,
         "batch_size": 16,

@@ -15,7 +15,7 @@ from preceptor.conductor.types import JobState, StageKind, StageRecord, StageSta
 _ACTIVE = ("starting", "running")
 
 
-class LoopStopped(Exception):  # noqa: N818  not an error: somebody asked for it
+class LoopStopped(Exception):
     """The loop was asked to stop, or the conductor is leaving."""
 
 

@@ -92,7 +92,7 @@ def run_to_end(context: StageContext, run: RunRecord, on_step: Callable[[Learner
 def report_step(context: StageContext, status: LearnerStatus, target: int = 0) -> None:
     """Stores a learner's step as the stage's progress, with the step's metrics as an event."""
     total = target or status.total_steps
-    context.progress(status.step / total if total else 0.0, status.message or f"step {status.step} of {total}")
+    context.progress(status.step / total if total else 0.0, f"step {status.step} of {total}")
     values = {**status.metrics, "step": float(status.step), "total_steps": float(total)}
     if status.policy_version >= 0:
         values["policy_version"] = float(status.policy_version)
