@@ -49,7 +49,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             corpus_size=32_000,
             comparisons=540,
             label_targets=(750, 1500),
-            rl_steps=(22, 44),
+            rl_steps=(11, 22),
             live_share=0.75,
         ),
         "ci": Profile(
