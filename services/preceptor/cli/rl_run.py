@@ -14,10 +14,10 @@ from preceptor.cli.stack.layout import Layout, StackOptions, load_layout
 from preceptor.cli.stack.stack import Stack
 from preceptor.cli.stack.supervisor import Program
 from preceptor.clients.learner import LearnerClient
-from preceptor.common.errors import FailedPrecondition, InternalError, PreceptorError
+from preceptor.common.errors import FailedPrecondition, InternalError, InvalidInput, PreceptorError
 from preceptor.common.waiting import wait_until
-from preceptor.common.yaml_config import load_yaml
 from preceptor.learner.run_configs.rl import RlConfig
+from preceptor.learner.run_file import load_run
 
 JOB = "learner-rl"
 DONE_CODES = (0, 1, 2)
@@ -30,7 +30,9 @@ def run_rl(config: Path, layout: Layout) -> int:
     Uses the system that is up in the home when its generators follow this run; otherwise brings up Redis, reward,
     rollout and generation for the length of the run. A killed learner is started again by the supervisor.
     """
-    run = load_yaml(config, RlConfig)
+    run = load_run(config)
+    if not isinstance(run, RlConfig):
+        raise InvalidInput(f"{config}: kind is {run.kind}, not rl", field="kind")
     stack = _stack_for(run, layout)
     ours = not stack.supervisor.is_running()
     if ours:

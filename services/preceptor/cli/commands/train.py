@@ -75,9 +75,10 @@ def run_id_of(config: Path) -> str:
 
 def plan_of(config: Path) -> dict[str, Any]:
     """What the run would load and do, after checking the config and every file it names."""
-    from preceptor.learner.dry_run import dry_run
+    from preceptor.learner import dry_run
+    from preceptor.learner.run_file import load_run
 
-    return dry_run(config)
+    return dry_run(load_run(config))
 
 
 def show_plan(plan: dict[str, Any], as_json: bool) -> None:
