@@ -25,7 +25,6 @@ from preceptor.generation.adapters.announcer import Announcer
 from preceptor.generation.adapters.learner_watch import LearnerWatch
 from preceptor.generation.adapters.policy_store import PolicyStager, PolicyStore, StoreFetcher
 from preceptor.generation.adapters.staging import StagingFolder
-from preceptor.generation.adapters.start_method import start_fork_server
 from preceptor.generation.adapters.vllm_engine import EngineOptions, VllmEngine
 from preceptor.generation.admission import Admission
 from preceptor.generation.config import GenerationSettings
@@ -41,6 +40,7 @@ def main() -> None:
     """Runs until SIGTERM. Exit codes: 0 drained, 1 failed (the supervisor restarts it), 2 wrong settings."""
     settings = load_settings(GenerationSettings)
     setup_logging(settings.instance, settings.log_format, settings.log_level)
+    logging.getLogger("vllm").setLevel(settings.engine_log_level)
     new_process_group()
     try:
         options = prepare(settings)
@@ -72,8 +72,6 @@ def prepare(settings: GenerationSettings) -> EngineOptions:
     cores = apply_cpu_plan(settings.cpu_cores, settings.threads)
     eager = build.cpu if settings.enforce_eager is None else settings.enforce_eager
     vllm_env.prepare(build, threads=settings.threads or len(cores), eager=eager, log_level=settings.engine_log_level)
-    if build.cpu:
-        start_fork_server()
     return EngineOptions(
         build=build,
         dtype=settings.dtype,

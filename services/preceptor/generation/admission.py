@@ -23,7 +23,7 @@ class Admission:
         self._busy = busy
         self._active = 0
         self._open = False
-        self._why_closed = "it is loading"
+        self._why_closed = "it is starting"
         self._idle = asyncio.Event()
         self._idle.set()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from preceptor.common.config import ServiceSettings
@@ -20,7 +20,9 @@ class GenerationSettings(ServiceSettings):
     metrics_port: int = Field(7200, ge=0, le=65535)
 
     run_id: str = Field("", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$", description="the run whose versions are served")
-    model_dir: Path | None = Field(None, description="a Hugging Face folder to serve as version 0, never updated")
+    model_dir: Path | None = Field(
+        None, validate_default=True, description="a Hugging Face folder to serve as version 0, never updated"
+    )
     advertised_host: str = Field("", description="the host that clients reach this process at; empty = host")
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto = as stored")
@@ -40,16 +42,11 @@ class GenerationSettings(ServiceSettings):
     load_timeout_s: float = Field(600.0, gt=0, description="bound on pausing the engine and loading one version")
     staging_dir: Path | None = Field(None, description="for host copies of weights; unset = /dev/shm where it has room")
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if bool(self.run_id) == (self.model_dir is not None):
+    @field_validator("model_dir")
+    @classmethod
+    def _one_source_that_is_there(cls, model_dir: Path | None, info: ValidationInfo) -> Path | None:
+        if "run_id" in info.data and bool(info.data["run_id"]) == (model_dir is not None):
             raise ValueError("set exactly one of PRECEPTOR_GENERATION_RUN_ID and PRECEPTOR_GENERATION_MODEL_DIR")
-        return self
-
-    @model_validator(mode="after")
-    def _model_is_there(self) -> Self:
-        if self.model_dir is not None and not (self.model_dir / "config.json").is_file():
-            raise ValueError(
-                f"PRECEPTOR_GENERATION_MODEL_DIR: no config.json in {self.model_dir}: give a Hugging Face model folder"
-            )
-        return self
+        if model_dir is not None and not (model_dir / "config.json").is_file():
+            raise ValueError("there is no config.json in it: give a Hugging Face model folder")
+        return model_dir

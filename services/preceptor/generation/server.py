@@ -1,5 +1,4 @@
 """The gRPC servicer: convert, call, convert."""
-# ruff: noqa: N802  method names are the proto's
 
 from __future__ import annotations
 

@@ -10,7 +10,10 @@ _PRELOAD = "preceptor.generation.adapters.vllm_preload"
 
 
 def start_fork_server() -> None:
-    """Starts the process that imports vLLM while this one does other things. Call after `vllm_env.prepare`."""
+    """Starts the process that imports vLLM while this one does other things.
+
+    Call after `vllm_env.prepare`, from the main thread: the fork server ends with the thread that started it.
+    """
     multiprocessing.set_forkserver_preload([_PRELOAD])
     multiprocessing.forkserver.ensure_running()
 

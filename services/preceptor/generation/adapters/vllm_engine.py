@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from preceptor.common.errors import FailedPrecondition, InvalidInput
 from preceptor.generation.adapters.codec import TokenizerCodec
-from preceptor.generation.adapters.start_method import use_fork_server
+from preceptor.generation.adapters.start_method import start_fork_server, use_fork_server
 from preceptor.generation.adapters.vllm_env import Build
 from preceptor.generation.engine import EngineDead, LoadError, OnPiece, Piece
 from preceptor.generation.types import Limits, Sampling, Span
@@ -72,7 +72,12 @@ class VllmEngine:
         return self._limits
 
     async def warm_imports(self) -> None:
-        """Imports vLLM (seconds), so that `start` need not."""
+        """Imports vLLM (seconds), here and in the fork server at the same time, so that `start` need not.
+
+        Call from the main thread.
+        """
+        if self._options.build.cpu:
+            start_fork_server()
         await asyncio.get_running_loop().run_in_executor(self._thread, _import_vllm)
 
     async def start(self, model_dir: Path, version: int) -> None:
