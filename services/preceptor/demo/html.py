@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from preceptor.demo import plots
+from preceptor.demo.world import PROMPT_END
 
 _STYLE = """
 :root{color-scheme:light}*{box-sizing:border-box}
@@ -106,7 +107,8 @@ def _busy(report: Mapping[str, Any]) -> str:
 
 def _side_by_side(pairs: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(p['prompt'])}</td><td>{escape(p['before'])}</td><td class='n'>{p['before_gold']:.1f}</td>"
+        f"<tr><td>{escape(p['prompt'].removesuffix(PROMPT_END))}</td>"
+        f"<td>{escape(p['before'])}</td><td class='n'>{p['before_gold']:.1f}</td>"
         f"<td>{escape(p['after'])}</td><td class='n'>{p['after_gold']:.1f}</td></tr>"
         for p in pairs
     )

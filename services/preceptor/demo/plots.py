@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]
 _COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#64748b", "#be185d", "#65a30d")
-_BIN_S = 8.0
+_NAMED_SHARE = 0.025  # of the width: names of shorter stages would lie on each other
 
 
 def gold_plot(by_version: Sequence[Mapping[str, float]], sft: Mapping[str, float], final: Mapping[str, Any]) -> str:
@@ -65,26 +65,31 @@ def accuracy_plot(models: Sequence[Mapping[str, Any]]) -> str:
     )
     axes.set_xticks(list(places), [f"v{m['version']}\n{m['rankings']} rankings" for m in models])
     axes.axhline(0.5, color="#94a3b8", linestyle="--", linewidth=1)
-    axes.set_ylim(0, 1)
-    axes.legend(frameon=False, loc="lower right")
+    axes.set_ylim(0, 1.15)
+    axes.legend(frameon=False, loc="upper center", ncols=2)
     return _svg(figure)
 
 
-def busy_plot(series: Mapping[str, Points], stages: Sequence[tuple[str, float, float]], width_s: float) -> str:
-    """A row per process: how dark, how busy, over the seconds of the run; stages are named on top."""
+def busy_plot(
+    series: Mapping[str, Sequence[tuple[float, float, float]]],
+    stages: Sequence[tuple[str, float, float]],
+    width_s: float,
+) -> str:
+    """A row per process: how dark, how busy, over the seconds of the run; the longer stages are named on top."""
     names = list(series)
     figure = Figure(figsize=(11, 0.36 * len(names) + 1.1))
     axes = figure.add_subplot()
     for row, name in enumerate(reversed(names)):
-        for middle, share in series[name]:
-            axes.barh(row, _BIN_S, left=middle - _BIN_S / 2, height=0.8, color=_COLORS[0], alpha=min(1.0, share))
+        for begin, end, share in series[name]:
+            axes.barh(row, end - begin, left=begin, height=0.8, color=_COLORS[0], alpha=share, linewidth=0)
     axes.set_yticks(range(len(names)), list(reversed(names)))
     axes.set_xlim(0, width_s)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel("seconds since the start")
-    for name, begin, _ in stages:
+    for name, begin, end in stages:
         axes.axvline(begin, color="#94a3b8", linewidth=0.8)
-        axes.text(begin + width_s / 300, len(names) - 0.35, name, fontsize=7, rotation=35, color="#475569")
+        if end - begin > _NAMED_SHARE * width_s:
+            axes.text(begin + width_s / 300, len(names) - 0.35, name, fontsize=7, rotation=35, color="#475569")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return _svg(figure)

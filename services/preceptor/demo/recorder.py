@@ -37,15 +37,15 @@ class BusySeries:
         span = self.times_s[-1] - self.times_s[0] if self.times_s else 0.0
         return (self.busy_s[-1] - self.busy_s[0]) / span if span > 0 else 0.0
 
-    def fractions_over_time(self, bin_s: float) -> list[tuple[float, float]]:
-        """(middle of the bin in seconds, busy share within it)."""
-        points: list[tuple[float, float]] = []
+    def fractions_over_time(self, bin_s: float) -> list[tuple[float, float, float]]:
+        """Neighbouring bins of at least bin_s: (begin in seconds, end in seconds, busy share)."""
+        points: list[tuple[float, float, float]] = []
         start = 0
         for i in range(1, len(self.times_s)):
             span = self.times_s[i] - self.times_s[start]
             if span >= bin_s:
                 share = (self.busy_s[i] - self.busy_s[start]) / span
-                points.append((self.times_s[start] + span / 2, max(0.0, share)))
+                points.append((self.times_s[start], self.times_s[i], min(1.0, max(0.0, share))))
                 start = i
         return points
 
@@ -62,6 +62,7 @@ class BusyRecorder:
         self._urls = dict(urls)
         self._interval_s = interval_s
         self._root_pid = root_pid
+        self.began_at = time.time()
         self._began = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="busy-recorder", daemon=True)

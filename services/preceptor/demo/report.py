@@ -25,7 +25,8 @@ class Measured:
     """Everything a finished run left behind.
 
     summary: the rl run's summary.json ({} without rl); metrics: its metrics.jsonl rows. updates: the generators' weight
-    updates. origin_s: the recorder's clock at the loop's start. corpus_gold: (mean, sd) of the corpus.
+    updates. recorder_began_at: the zero of the busy series, in seconds since the epoch. corpus_gold: (mean, sd) of
+    the corpus.
     """
 
     profile: str
@@ -43,6 +44,7 @@ class Measured:
     metrics: Sequence[Mapping[str, Any]]
     updates: Sequence[Mapping[str, Any]]
     busy: Mapping[str, BusySeries]
+    recorder_began_at: float
     peak_memory_bytes: int
 
 
@@ -71,7 +73,7 @@ def make_report(run: Measured) -> dict[str, Any]:
         "attempts": dict(run.summary.get("attempts", {})),
         "staleness": dict(run.summary.get("staleness", {"mean": 0.0, "max": 0})),
         "busy": {name: series.fraction() for name, series in run.busy.items()},
-        "busy_over_time": {name: series.fractions_over_time(_BIN_S) for name, series in run.busy.items()},
+        "busy_over_time": _busy_over_time(run),
         "seconds": _seconds(run.loop),
         "stage_spans": _spans(run.loop),
         "curves": _curves(run.metrics),
@@ -194,6 +196,15 @@ def _spans(loop: loop_pb.Loop) -> list[tuple[str, float, float]]:
         (s.name, (s.started_at.ToNanoseconds() - origin) / 1e9, (s.finished_at.ToNanoseconds() - origin) / 1e9)
         for s in loop.stages
     ]
+
+
+def _busy_over_time(run: Measured) -> dict[str, list[tuple[float, float, float]]]:
+    """(begin, end, busy share) by process, in seconds since the first stage began."""
+    origin = min(s.started_at.ToNanoseconds() for s in run.loop.stages) / 1e9 - run.recorder_began_at
+    return {
+        name: [(begin - origin, end - origin, share) for begin, end, share in series.fractions_over_time(_BIN_S)]
+        for name, series in run.busy.items()
+    }
 
 
 def _pairs(before: Evaluation, after: Evaluation) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from preceptor.api.conductor.v1 import loop_service_pb2 as loop_pb
 from preceptor.api.feedback.v1 import feedback_service_pb2 as feedback_pb
@@ -65,7 +66,7 @@ def run_demo(
     """
     sizes = PROFILES[profile]
     assets = build_assets(out_dir / "assets", sizes, seed, labels=labels, rl=rl)
-    recorder = BusyRecorder(stack.metrics_urls, root_pid=stack.supervisor_pid)
+    recorder = BusyRecorder(_with_second_job(stack.metrics_urls), root_pid=stack.supervisor_pid)
     recorder.start()
     demo = _Demo(stack, sizes, assets)
     try:
@@ -81,6 +82,16 @@ def run_demo(
     (out_dir / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (out_dir / "report.html").write_text(render_report(report), encoding="utf-8")
     return report
+
+
+def _with_second_job(urls: Mapping[str, str]) -> dict[str, str]:
+    """The addresses, with that of sft and reward jobs: one port above the rl job's (ConductorSettings)."""
+    found = dict(urls)
+    if "learner" in found:
+        parts = urlsplit(found["learner"])
+        second = parts._replace(netloc=f"{parts.hostname}:{(parts.port or 0) + 1}")
+        found.setdefault("learner (sft, reward)", urlunsplit(second))
+    return found
 
 
 class _Demo:
@@ -145,6 +156,7 @@ class _Demo:
             metrics=self._metrics() if rl else [],
             updates=self._updates(),
             busy=recorder.series,
+            recorder_began_at=recorder.began_at,
             peak_memory_bytes=recorder.peak_memory_bytes,
         )
 

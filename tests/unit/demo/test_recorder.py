@@ -29,7 +29,7 @@ def test_the_fraction_is_busy_time_over_time() -> None:
     for time_s, raw in ((0.0, 5.0), (10.0, 7.0), (20.0, 15.0)):
         series.add(time_s, raw)
     assert series.fraction() == pytest.approx(0.5)
-    assert series.fractions_over_time(10.0) == [(5.0, pytest.approx(0.2)), (15.0, pytest.approx(0.8))]
+    assert series.fractions_over_time(10.0) == [(0.0, 10.0, pytest.approx(0.2)), (10.0, 20.0, pytest.approx(0.8))]
 
 
 def test_a_restarted_process_goes_on_from_what_it_had() -> None:

@@ -84,6 +84,7 @@ def measured(**changes: Any) -> Measured:
         "metrics": metrics(),
         "updates": [{"generator": "g", "version": 1, "apply_ms": 80.0, "stall_ms": 20.0, "rolled_back": False}],
         "busy": {"learner": busy},
+        "recorder_began_at": datetime(2026, 1, 1, tzinfo=UTC).timestamp() - 5.0,
         "peak_memory_bytes": 3 * 2**30,
     }
     return Measured(**{**values, **changes})
@@ -108,6 +109,7 @@ def test_the_report_holds_every_field_that_was_promised() -> None:
     assert report["groups"]["issued"] == 10
     assert set(report["attempts"]) == {"sent", *ATTEMPTS}
     assert report["staleness"]["mean"] == 0.5
+    assert report["busy_over_time"]["learner"] == [(-5.0, 5.0, pytest.approx(0.4)), (5.0, 15.0, pytest.approx(0.5))]
     assert report["busy"] == {"learner": pytest.approx(0.45)}
     assert report["seconds"] == {"sft": 60.0, "collect-1": 20.0, "rl-1": 100.0, "total": 180.0}
     assert report["memory"]["peak_gib"] == 3.0
