@@ -109,7 +109,7 @@ def test_the_report_holds_every_field_that_was_promised() -> None:
     assert report["groups"]["issued"] == 10
     assert set(report["attempts"]) == {"sent", *ATTEMPTS}
     assert report["staleness"]["mean"] == 0.5
-    assert report["busy_over_time"]["learner"] == [(-5.0, 5.0, pytest.approx(0.4)), (5.0, 15.0, pytest.approx(0.5))]
+    assert report["busy_over_time"]["learner"] == [[-5.0, 5.0, 0.4], [5.0, 15.0, 0.5]]
     assert report["busy"] == {"learner": pytest.approx(0.45)}
     assert report["seconds"] == {"sft": 60.0, "collect-1": 20.0, "rl-1": 100.0, "total": 180.0}
     assert report["memory"]["peak_gib"] == 3.0
