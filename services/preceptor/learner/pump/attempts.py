@@ -6,7 +6,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimits:
-    """deadline_s: from sending to giving up. retry_backoff_s: after the first failure; doubles with each further one."""
+    """deadline_s: from sending to giving up. retry_backoff_s: after the first failure; doubles with each further."""
 
     deadline_s: float
     max_attempts: int

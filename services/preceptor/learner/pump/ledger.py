@@ -5,44 +5,13 @@ comes out of `due_orders`. A ledger that was restored from a checkpoint learns f
 ("adopts" them): they were sent after that checkpoint, by the process that died.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from preceptor.learner.pump.accounting import Accounting, AttemptState, GroupState
 from preceptor.learner.pump.attempts import AttemptLimits, Disposition, Outcome, SendOrder
+from preceptor.learner.pump.groups import LIVE_ATTEMPTS, OPEN_ATTEMPTS, Attempt, Group
 
-_OPEN_ATTEMPTS = (AttemptState.IN_FLIGHT, AttemptState.EXPIRED)
-_LIVE_ATTEMPTS = (AttemptState.IN_FLIGHT, AttemptState.STAGED)
-_TRIES = (AttemptState.FAILED, AttemptState.EXPIRED)
 _MAX_ORPHANS = 64  # attempts beyond max_attempts that a result may still name
-_OPEN_GROUPS = (GroupState.IN_FLIGHT, GroupState.STAGED)
-
-
-@dataclass(slots=True)
-class _Attempt:
-    state: AttemptState
-    deadline_s: float
-
-
-@dataclass(slots=True)
-class _Group:
-    issue_index: int
-    state: GroupState = GroupState.IN_FLIGHT
-    attempts: list[_Attempt] = field(default_factory=list)
-
-    @property
-    def tries(self) -> int:
-        """Attempts that count against max_attempts. Orphaned ones do not: they fell to a restart of the learner."""
-        return sum(attempt.state in _TRIES for attempt in self.attempts)
-
-    @property
-    def is_open(self) -> bool:
-        return self.state in _OPEN_GROUPS
-
-    @property
-    def is_closed(self) -> bool:
-        """Ended, and no attempt can move any more."""
-        return not self.is_open and all(attempt.state not in _OPEN_ATTEMPTS for attempt in self.attempts)
 
 
 class Ledger:
@@ -52,8 +21,8 @@ class Ledger:
         """max_adopted_groups: how far past the cursor a result may lie and still be believed after a restart."""
         self._limits = limits
         self._max_adopted_groups = max_adopted_groups
-        self._open: dict[int, _Group] = {}
-        self._lingering: dict[int, _Group] = {}
+        self._open: dict[int, Group] = {}
+        self._lingering: dict[int, Group] = {}
         self._orders: list[SendOrder] = []
         self.cursor = 0
         self.consecutive_abandoned = 0
@@ -117,7 +86,7 @@ class Ledger:
             return Disposition.REDELIVERED
         self._adopt_attempts(group, attempt, now_s)
         record = group.attempts[attempt - 1]
-        if record.state not in _OPEN_ATTEMPTS:
+        if record.state not in OPEN_ATTEMPTS:
             return Disposition.REDELIVERED
         disposition = self._judge(group, outcome)
         self._move_attempt(record, AttemptState(disposition.value))
@@ -171,7 +140,7 @@ class Ledger:
         self._orders.clear()
         for group in [*self._open.values(), *self._lingering.values()]:
             for attempt in group.attempts:
-                if attempt.state in _LIVE_ATTEMPTS:
+                if attempt.state in LIVE_ATTEMPTS:
                     self._move_attempt(attempt, AttemptState.CANCELLED)
             if group.is_open:
                 self._move_group(group, GroupState.ABANDONED)
@@ -199,7 +168,7 @@ class Ledger:
         self.accounting = Accounting.restored(snapshot["accounting"])
         self._open, self._lingering = {}, {}
         for index, state, attempts in snapshot["groups"]:
-            group = _Group(index, GroupState(state), [_Attempt(AttemptState(s), deadline) for s, deadline in attempts])
+            group = Group(index, GroupState(state), [Attempt(AttemptState(s), deadline) for s, deadline in attempts])
             (self._open if group.is_open else self._lingering)[index] = group
             if group.state is GroupState.STAGED:
                 self._move_staged_attempt(group, AttemptState.IN_FLIGHT)
@@ -208,18 +177,18 @@ class Ledger:
 
     # -- inner workings ------------------------------------------------------------------------------------------
 
-    def _open_group(self, issue_index: int) -> _Group:
-        group = self._open[issue_index] = _Group(issue_index)
+    def _open_group(self, issue_index: int) -> Group:
+        group = self._open[issue_index] = Group(issue_index)
         self.cursor = issue_index + 1
         self.accounting.group_issued()
         return group
 
-    def _add_attempt(self, group: _Group, deadline_s: float) -> int:
-        group.attempts.append(_Attempt(AttemptState.IN_FLIGHT, deadline_s))
+    def _add_attempt(self, group: Group, deadline_s: float) -> int:
+        group.attempts.append(Attempt(AttemptState.IN_FLIGHT, deadline_s))
         self.accounting.attempt_sent()
         return len(group.attempts)
 
-    def _order_attempt(self, group: _Group, now_s: float) -> None:
+    def _order_attempt(self, group: Group, now_s: float) -> None:
         not_before_s = now_s + self._limits.backoff_s(group.tries)
         deadline_s = not_before_s + self._limits.deadline_s
         attempt = self._add_attempt(group, deadline_s)
@@ -249,7 +218,7 @@ class Ledger:
         while self.cursor <= issue_index:
             self._add_attempt(self._open_group(self.cursor), now_s + self._limits.deadline_s)
 
-    def _adopt_attempts(self, group: _Group, attempt: int, now_s: float) -> None:
+    def _adopt_attempts(self, group: Group, attempt: int, now_s: float) -> None:
         """A later attempt proves that the earlier ones had been given up."""
         while len(group.attempts) < attempt:
             for earlier in group.attempts:
@@ -257,7 +226,7 @@ class Ledger:
                     self._move_attempt(earlier, AttemptState.EXPIRED)
             self._add_attempt(group, now_s + self._limits.deadline_s)
 
-    def _judge(self, group: _Group, outcome: Outcome) -> Disposition:
+    def _judge(self, group: Group, outcome: Outcome) -> Disposition:
         if outcome is Outcome.ORPHANED:
             return Disposition.ORPHANED
         if outcome in (Outcome.FAILED, Outcome.FAILED_FOR_GOOD):
@@ -266,7 +235,7 @@ class Ledger:
             return Disposition.STAGED
         return Disposition.STALE if group.state is GroupState.ABANDONED else Disposition.DUPLICATE
 
-    def _retry_or_abandon(self, group: _Group, now_s: float, *, for_good: bool = False) -> None:
+    def _retry_or_abandon(self, group: Group, now_s: float, *, for_good: bool = False) -> None:
         if group.state is not GroupState.IN_FLIGHT:
             return
         if not for_good and any(attempt.state is AttemptState.IN_FLIGHT for attempt in group.attempts):
@@ -277,30 +246,30 @@ class Ledger:
         self._move_group(group, GroupState.ABANDONED)
         self.consecutive_abandoned += 1
 
-    def _attempts_in_flight(self) -> list[tuple[_Group, _Attempt]]:
+    def _attempts_in_flight(self) -> list[tuple[Group, Attempt]]:
         groups = [*self._open.values(), *self._lingering.values()]
         return [(g, a) for g in groups for a in g.attempts if a.state is AttemptState.IN_FLIGHT]
 
-    def _staged(self, issue_index: int) -> _Group:
+    def _staged(self, issue_index: int) -> Group:
         group = self._open.get(issue_index)
         if group is None or group.state is not GroupState.STAGED:
             raise ValueError(f"group {issue_index} is not staged")
         return group
 
-    def _move_staged_attempt(self, group: _Group, new: AttemptState) -> None:
+    def _move_staged_attempt(self, group: Group, new: AttemptState) -> None:
         for attempt in group.attempts:
             if attempt.state is AttemptState.STAGED:
                 self._move_attempt(attempt, new)
 
-    def _move_attempt(self, attempt: _Attempt, new: AttemptState) -> None:
+    def _move_attempt(self, attempt: Attempt, new: AttemptState) -> None:
         self.accounting.attempt_moved(attempt.state, new)
         attempt.state = new
 
-    def _move_group(self, group: _Group, new: GroupState) -> None:
+    def _move_group(self, group: Group, new: GroupState) -> None:
         self.accounting.group_moved(group.state, new)
         group.state = new
 
-    def _settle(self, group: _Group) -> None:
+    def _settle(self, group: Group) -> None:
         """Ended groups leave the open ones; they are forgotten once nothing of theirs can move."""
         if group.is_open:
             return
