@@ -15,15 +15,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from preceptor.common.errors import DataLoss, FailedPrecondition, InvalidInput
+from preceptor.common.errors import FailedPrecondition, InvalidInput
 from preceptor.common.reward_text import encode_reward_input
 from preceptor.learner.data.preferences import CandidateText, RankedCandidates
 from preceptor.learner.models.loading import load_scalar_model
-from preceptor.learner.run_configs import RewardConfig, SftConfig
-from preceptor.learner.training.agreement import noise_ceiling, ranking_accuracy
-from preceptor.learner.training.checkpoints import CheckpointStore
-from preceptor.learner.training.metrics_log import MetricsLog, read_metrics
-from preceptor.learner.training.optimization import build_optimizer, guarded_step, learning_rate
+from preceptor.learner.run_configs import ModelSource, RewardConfig, SftConfig
+from preceptor.learner.training.metrics_log import read_metrics
 from preceptor.learner.training.reward import run_reward, split_by_prompt
 from preceptor.learner.training.sft import run_sft
 from preceptor.learner.types import Progress
@@ -257,84 +254,24 @@ def test_reference_samples_that_do_not_exist_are_an_error(reward_config: RewardC
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_a_prompt_is_never_on_both_sides_and_stays_where_it_was():
-    first = [RankedCandidates(f"p{i % 30}", (), ()) for i in range(90)]
-    more = [*first, *(RankedCandidates(f"q{i}", (), ()) for i in range(50))]
-    train, held_out = split_by_prompt(first, 0.3, seed=1)
-    assert not {c.prompt for c in train} & {c.prompt for c in held_out}
-    assert {c.prompt for c in held_out} <= {c.prompt for c in split_by_prompt(more, 0.3, seed=1)[1]}
-    assert 0.1 < len(held_out) / 90 < 0.5
+def test_completions_beyond_the_context_are_left_out_and_reported(reward_config: RewardConfig, tmp_path: Path):
+    path = Path(reward_config.data[0].path)
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[0])
+    row["comparison"]["comparisonId"] = "long"
+    row["comparison"]["candidates"][0]["text"] = "z" * 100
+    path.write_text("\n".join([*lines, json.dumps(row)]) + "\n")
+    result = run_reward(reward_config.model_copy(update={"epochs": 1}), tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    assert [(odd["file"], odd["line"], odd["used"]) for odd in report] == [("rankings.jsonl", 81, False)]
+    assert result.metrics["data/odd_rows"] == 1.0
 
 
-def comparison(*rankings: tuple[tuple[int, ...], ...]) -> RankedCandidates:
-    return RankedCandidates("p", (CandidateText("a"), CandidateText("b"), CandidateText("c")), rankings)
-
-
-def test_accuracy_counts_untied_pairs_and_halves_equal_scores():
-    ranked = [comparison(((0,), (1,), (2,))), comparison(((1, 2), (0,)))]
-    # first: 0>1 right, 0>2 right, 1>2 equal; second: 1>0 wrong, 2>0 right
-    assert ranking_accuracy(ranked, [[3.0, 1.0, 1.0], [1.0, 0.0, 2.0]]) == pytest.approx((2 + 0.5 + 1) / 5)
-    assert math.isnan(ranking_accuracy([comparison(((0, 1, 2),))], [[0.0, 0.0, 0.0]]))
-
-
-def test_the_noise_ceiling_inverts_the_agreement_of_two_raters():
-    # 12 pairs: two raters, three quarters agree -> a = .75, c = (1 + sqrt(.5)) / 2
-    agreeing = comparison(((0,), (1,), (2,)), ((0,), (1,), (2,)))
-    half = comparison(((0,), (1,), (2,)), ((0,), (2,), (1,)))  # 2 of 3 agree
-    one = comparison(((0,), (1,), (2,)), ((2,), (0,), (1,)))  # 1 of 3 agrees
-    assert noise_ceiling([agreeing, agreeing, half, one]) == pytest.approx((1 + math.sqrt(0.5)) / 2)
-    assert noise_ceiling([agreeing]) == 1.0
-    assert math.isnan(noise_ceiling([comparison(((0,), (1,), (2,)))]))
-
-
-def test_the_noise_ceiling_recovers_a_simulated_raters_accuracy():
-    draws = random.Random(0)
-    truth = 0.8
-
-    def vote() -> tuple[tuple[int, ...], ...]:
-        return ((0,), (1,)) if draws.random() < truth else ((1,), (0,))
-
-    pairs = [RankedCandidates("p", (CandidateText("a"), CandidateText("b")), (vote(), vote())) for _ in range(4000)]
-    assert noise_ceiling(pairs) == pytest.approx(truth, abs=0.02)
-
-
-def test_checkpoints_are_whole_pruned_and_broken_ones_are_named(tmp_path: Path):
-    store = CheckpointStore(tmp_path, keep=2)
-    assert store.latest() is None
-    for step in (5, 10, 15):
-        store.save(step, {"step": step})
-    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000010", "step-00000015"]
-    assert store.latest() == {"step": 15}
-    (tmp_path / "step-00000015" / "state.pt").write_bytes(b"torn")
-    with pytest.raises(DataLoss, match=r"state\.pt cannot be read"):
-        store.latest()
-
-
-def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path):
-    log = MetricsLog(tmp_path, tensorboard=False)
-    for step in (1, 2, 3):
-        log.write(step, {"loss": math.nan if step == 2 else 1.0})
-    with (tmp_path / "metrics.jsonl").open("a") as stream:
-        stream.write('{"step": 4, "met')
-    log.rewind(2)
-    assert [(row["step"], row["metrics"]["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, None)]
-
-
-def test_schedules_by_hand(sft_config: SftConfig):
-    config = sft_config.optimizer.model_copy(update={"learning_rate": 1.0, "warmup_steps": 2, "final_fraction": 0.1})
-    linear = config.model_copy(update={"schedule": "linear"})
-    assert [learning_rate(linear, s, 12) for s in (0, 1, 2, 7, 12)] == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
-    assert learning_rate(config, 7, 12) == pytest.approx(0.55)
-    assert learning_rate(config.model_copy(update={"schedule": "constant"}), 9, 12) == 1.0
-
-
-def test_a_gradient_that_is_not_finite_changes_nothing(sft_config: SftConfig):
-    layer = torch.nn.Linear(2, 1)
-    optimizer = build_optimizer([layer], sft_config.optimizer)
-    before = layer.weight.detach().clone()
-    layer.weight.grad = torch.full_like(layer.weight, torch.nan)
-    layer.bias.grad = torch.ones_like(layer.bias)
-    assert not math.isfinite(guarded_step(optimizer, rate=0.1, max_grad_norm=1.0))
-    assert torch.equal(layer.weight, before)
-    assert layer.weight.grad is None
-    assert not optimizer.state
+def test_weights_that_are_not_finite_are_refused(sft_config: SftConfig, tmp_path: Path):
+    model = AutoModelForCausalLM.from_pretrained(str(sft_config.model.path))
+    torch.nn.init.constant_(model.get_input_embeddings().weight, torch.nan)
+    model.save_pretrained(tmp_path / "nan")
+    AutoTokenizer.from_pretrained(str(sft_config.model.path)).save_pretrained(tmp_path / "nan")
+    config = sft_config.model_copy(update={"model": ModelSource(path=str(tmp_path / "nan"))})
+    with pytest.raises(InvalidInput, match="logits that are not finite"):
+        run_sft(config, tmp_path / "run")

@@ -1,6 +1,6 @@
 """Labels of a reward model: exported rankings, HH-RLHF transcripts, and TRL preference rows, as one kind of record."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -26,11 +26,16 @@ class CandidateText:
 
 @dataclass(frozen=True, slots=True)
 class RankedCandidates:
-    """Every ranking of one comparison. rankings: per rater, tie groups of candidate indexes, best group first."""
+    """Every ranking of one comparison. rankings: per rater, tie groups of candidate indexes, best group first.
+
+    file, line: where it (or its first ranking) was read.
+    """
 
     prompt: Prompt
     candidates: tuple[CandidateText, ...]
     rankings: tuple[tuple[tuple[int, ...], ...], ...]
+    file: str = ""
+    line: int = 0
 
     @property
     def prompt_key(self) -> str:
@@ -99,13 +104,13 @@ def load_labels(sources: Sequence[RewardData]) -> Labels:
 
 
 def _read_rankings(path: str, labels: Labels) -> None:
-    by_comparison: dict[str, tuple[feedback_pb2.Comparison, list[tuple[tuple[int, ...], ...]]]] = {}
+    by_comparison: dict[str, tuple[Line, feedback_pb2.Comparison, list[tuple[tuple[int, ...], ...]]]] = {}
     for line in read_jsonl(path):
         record = _ranked_comparison(line)
         comparison = record.comparison
-        _, rankings = by_comparison.setdefault(comparison.comparison_id, (comparison, []))
+        _, _, rankings = by_comparison.setdefault(comparison.comparison_id, (line, comparison, []))
         rankings.append(_tie_groups(line, record))
-    labels.comparisons += [_merged(comparison, rankings) for comparison, rankings in by_comparison.values()]
+    labels.comparisons += [_merged(*parts) for parts in by_comparison.values()]
 
 
 def _ranked_comparison(line: Line) -> feedback_pb2.RankedComparison:
@@ -130,14 +135,16 @@ def _tie_groups(line: Line, record: feedback_pb2.RankedComparison) -> tuple[tupl
     return tuple(tuple(group) for group in groups if group)
 
 
-def _merged(comparison: feedback_pb2.Comparison, rankings: Sequence[tuple[tuple[int, ...], ...]]) -> RankedCandidates:
+def _merged(
+    line: Line, comparison: feedback_pb2.Comparison, rankings: Sequence[tuple[tuple[int, ...], ...]]
+) -> RankedCandidates:
     prompt: Prompt = comparison.prompt.text
     if comparison.prompt.WhichOneof("content") == "conversation":
         prompt = tuple({"role": m.role, "content": m.content} for m in comparison.prompt.conversation.messages)
     candidates = tuple(
         CandidateText(c.text, finished=not c.truncated, policy_version=c.policy_version) for c in comparison.candidates
     )
-    return RankedCandidates(prompt, candidates, tuple(rankings))
+    return RankedCandidates(prompt, candidates, tuple(rankings), line.path.name, line.number)
 
 
 def _read_hh(path: str, labels: Labels) -> None:
@@ -149,7 +156,7 @@ def _read_hh(path: str, labels: Labels) -> None:
             continue
         if pair.note:
             labels.odd_rows.append(OddRow(line.path.name, line.number, pair.note, used=True))
-        labels.comparisons.append(_preference(pair.prompt, pair.chosen, pair.rejected))
+        labels.comparisons.append(_preference(line, pair.prompt, pair.chosen, pair.rejected))
 
 
 def _read_preferences(path: str, labels: Labels) -> None:
@@ -161,7 +168,7 @@ def _read_preferences(path: str, labels: Labels) -> None:
         if chosen == rejected:
             labels.odd_rows.append(OddRow(line.path.name, line.number, "chosen equals rejected", used=False))
             continue
-        labels.comparisons.append(_preference(prompt, chosen, rejected))
+        labels.comparisons.append(_preference(line, prompt, chosen, rejected))
 
 
 def _conversation_preference(line: Line) -> tuple[Prompt, str, str]:
@@ -172,10 +179,6 @@ def _conversation_preference(line: Line) -> tuple[Prompt, str, str]:
     return tuple(chosen[:-1]), chosen[-1]["content"], rejected[-1]["content"]
 
 
-def _preference(prompt: Prompt, chosen: str, rejected: str) -> RankedCandidates:
-    return RankedCandidates(prompt, (CandidateText(chosen), CandidateText(rejected)), (((0,), (1,)),))
-
-
-def training_candidates(comparisons: Sequence[RankedCandidates]) -> Iterator[tuple[Prompt, CandidateText]]:
-    """Yields every candidate with its prompt."""
-    return ((comparison.prompt, candidate) for comparison in comparisons for candidate in comparison.candidates)
+def _preference(line: Line, prompt: Prompt, chosen: str, rejected: str) -> RankedCandidates:
+    candidates = (CandidateText(chosen), CandidateText(rejected))
+    return RankedCandidates(prompt, candidates, (((0,), (1,)),), line.path.name, line.number)

@@ -66,6 +66,10 @@ class CausalHead:
         probe = torch.arange(4, device=model.device)[None]
         expected = model(input_ids=probe, use_cache=False).logits[0].float()
         self._vocabulary = expected.shape[-1]
+        if not expected.isfinite().all():
+            raise InvalidInput(
+                f"{type(model).__name__}: its weights give logits that are not finite", field="model.path"
+            )
         ours = self.logits(trunk_states(model, probe)[0]).float()
         if ours.shape != expected.shape or not torch.allclose(ours, expected, atol=1e-3, rtol=1e-3):
             raise InvalidInput(

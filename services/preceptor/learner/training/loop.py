@@ -23,6 +23,8 @@ from preceptor.learner.training.optimization import (
 )
 from preceptor.learner.types import Progress, ProgressCallback
 
+_MOST_SKIPPED = 20  # steps in succession without a finite gradient
+
 
 class Task(Protocol):
     """What is trained: gradients of one optimiser step, and an evaluation."""
@@ -64,6 +66,7 @@ class TrainingLoop:
         self.total_steps = schedule.epochs * self._steps_per_epoch
         self.step = 0
         self._tokens = 0
+        self._skipped = 0
         self.last_metrics: dict[str, float] = {}
 
     def run(self) -> bool:
@@ -98,6 +101,7 @@ class TrainingLoop:
         norm = guarded_step(self._optimizer, rate=rate, max_grad_norm=self._schedule.optimizer.max_grad_norm)
         self.step += 1
         self._tokens += int(tokens)
+        self._count_skipped(norm)
         seconds = time.perf_counter() - started
         metrics |= {
             "lr": rate,
@@ -109,6 +113,15 @@ class TrainingLoop:
             "tokens/per_second": tokens / seconds,
         }
         return self._reported(metrics)
+
+    def _count_skipped(self, norm: float) -> None:
+        self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
+        if self._skipped > _MOST_SKIPPED:
+            raise FailedPrecondition(
+                f"run {self._config.run_id} has diverged: no finite gradient in the {self._skipped} steps up to "
+                f"{self.step}; lower optimizer.learning_rate and start again under another run_id",
+                reason="DIVERGED",
+            )
 
     def _reported(self, metrics: dict[str, float]) -> dict[str, float]:
         last = self.step == self.total_steps

@@ -120,16 +120,20 @@ def _trunk_path(source: ModelSource) -> str:
 def _split(
     config: RewardConfig, labels: Labels, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[EncodedComparison], list[EncodedComparison]]:
+    """Returns encoded (train, held out); rows that are too long join labels.odd_rows."""
     max_length = min(config.max_length, context_length(model))
-    train, held_out = split_by_prompt(labels.comparisons, config.eval_fraction, config.seed)
-    if not train:
+    parts: list[list[EncodedComparison]] = []
+    for comparisons in split_by_prompt(labels.comparisons, config.eval_fraction, config.seed):
+        encoded, odd = encode_candidates(comparisons, tokenizer, max_length=max_length)
+        parts.append(encoded)
+        labels.odd_rows += odd
+    if not parts[0]:
         raise InvalidInput(
-            f"eval_fraction {config.eval_fraction} leaves no comparison to train on", field="eval_fraction"
+            f"no comparison is left to train on: {len(labels.comparisons)} in the files, eval_fraction "
+            f"{config.eval_fraction}, {len(labels.odd_rows)} left out (max_length {max_length})",
+            field="data",
         )
-    return (
-        encode_candidates(train, tokenizer, max_length=max_length),
-        encode_candidates(held_out, tokenizer, max_length=max_length),
-    )
+    return parts[0], parts[1]
 
 
 def _final_metrics(last: dict[str, float], labels: Labels, normalisation: Normalisation) -> dict[str, float]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from preceptor.common.errors import InvalidInput
 from preceptor.common.reward_text import encode_reward_input
-from preceptor.learner.data.preferences import CandidateText, Prompt, RankedCandidates, pairs_of
+from preceptor.learner.data.preferences import CandidateText, OddRow, Prompt, RankedCandidates, pairs_of
 from preceptor.learner.data.transcripts import render_transcript
 from preceptor.learner.models.batching import TokenRow, micro_batches
 from preceptor.learner.models.forward import precision
@@ -109,39 +109,42 @@ class RewardTask:
 
 def encode_candidates(
     comparisons: Sequence[RankedCandidates], tokenizer: Any, *, max_length: int
-) -> list[EncodedComparison]:
-    """Returns the comparisons with token ids, rendered as the reward service renders them.
+) -> tuple[list[EncodedComparison], list[OddRow]]:
+    """Returns the comparisons with token ids, rendered as the reward service renders them, and those left out because
+    a completion alone is longer than max_length.
 
     Conversations become HH-RLHF transcript text where the tokenizer has no chat template.
 
     Raises:
-      InvalidInput: a completion alone is longer than max_length, or a conversation cannot be rendered.
+      InvalidInput: "file.jsonl:17: …", a conversation cannot be rendered, or there is nothing to score.
     """
-    plain = getattr(tokenizer, "chat_template", None) is None
-
-    def encode(prompt: Prompt, candidate: CandidateText) -> list[int]:
-        text, completion = prompt, candidate.text
-        if plain and not isinstance(prompt, str):
-            text, completion = render_transcript(prompt), " " + candidate.text
-        return encode_reward_input(
-            tokenizer,
-            prompt=text,
-            completion=completion,
-            finished=candidate.finished,
-            max_tokens=max_length,
-            truncate_prompt=True,
-        )
-
-    encoded = []
-    for place, comparison in enumerate(comparisons):
+    encoded: list[EncodedComparison] = []
+    odd: list[OddRow] = []
+    for comparison in comparisons:
         try:
-            ids = tuple(encode(comparison.prompt, candidate) for candidate in comparison.candidates)
+            ids = tuple(_encode(tokenizer, comparison.prompt, one, max_length) for one in comparison.candidates)
         except InvalidInput as error:
-            raise InvalidInput(
-                f"data: comparison {place + 1}: {error}", field=error.field, reason=error.reason
-            ) from error
+            if error.reason != "PROMPT_TOO_LONG":
+                where = f"{comparison.file}:{comparison.line}"
+                raise InvalidInput(f"{where}: {error}", field=error.field, reason=error.reason) from error
+            odd.append(OddRow(comparison.file, comparison.line, str(error), used=False))
+            continue
         encoded.append(EncodedComparison(comparison, ids))
-    return encoded
+    return encoded, odd
+
+
+def _encode(tokenizer: Any, prompt: Prompt, candidate: CandidateText, max_length: int) -> list[int]:
+    completion = candidate.text
+    if not isinstance(prompt, str) and getattr(tokenizer, "chat_template", None) is None:
+        prompt, completion = render_transcript(prompt), " " + candidate.text
+    return encode_reward_input(
+        tokenizer,
+        prompt=prompt,
+        completion=completion,
+        finished=candidate.finished,
+        max_tokens=max_length,
+        truncate_prompt=True,
+    )
 
 
 def _within_tokens(comparisons: Sequence[EncodedComparison], max_tokens: int) -> list[list[EncodedComparison]]:
