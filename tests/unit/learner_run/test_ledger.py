@@ -184,6 +184,17 @@ def test_restored_ledger_awaits_staged_groups_again():
     assert restored.head(1) == [0]
 
 
+def test_restored_ledger_still_sends_what_had_not_been_sent():
+    ledger = make_ledger(backoff_s=5.0)
+    ledger.issue(0.0)
+    ledger.due_orders(0.0)
+    ledger.receive(0, 1, Outcome.FAILED, 1.0)
+    restored = make_ledger()
+    restored.restore(ledger.snapshot())
+    assert restored.due_orders(5.9) == []
+    assert [o.attempt for o in restored.due_orders(6.0)] == [2]
+
+
 def test_restored_ledger_adopts_groups_and_attempts_sent_after_the_checkpoint():
     ledger = make_ledger()
     ledger.issue(0.0)
