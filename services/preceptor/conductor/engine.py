@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from preceptor.common.errors import DeadlineExceeded, Overloaded, PreceptorError, Unavailable
 from preceptor.common.telemetry import get_logger, log_context
+from preceptor.common.waiting import wait_until
 from preceptor.common.yaml_config import parse_yaml
 from preceptor.conductor.loop_config import LoopConfig
 from preceptor.conductor.stages.collect import collect, wait_for_labels
@@ -14,7 +16,7 @@ from preceptor.conductor.stages.context import LoopStopped, StageContext, World
 from preceptor.conductor.stages.reward import promote_reward_model, train_reward_model
 from preceptor.conductor.stages.rl import run_rl
 from preceptor.conductor.stages.sft import publish_initial_policy, run_sft
-from preceptor.conductor.types import LoopState, StageKind, StageState
+from preceptor.conductor.types import JobState, LoopState, StageKind, StageState
 
 log = get_logger(__name__)
 
@@ -38,12 +40,17 @@ class LoopEngine:
     Args:
         world: what stages work with.
         patience_s: how long a service may be out of reach before a stage that needs it fails.
+        retry_interval_s: between two tries.
+        stop_timeout_s: how long a run may take to end when its loop is stopped.
     """
 
-    def __init__(self, world: World, *, patience_s: float = 600.0, retry_interval_s: float = 2.0) -> None:
+    def __init__(
+        self, world: World, *, patience_s: float = 600.0, retry_interval_s: float = 2.0, stop_timeout_s: float = 60.0
+    ) -> None:
         self._world = world
         self._patience_s = patience_s
         self._retry_interval_s = retry_interval_s
+        self._stop_timeout_s = stop_timeout_s
         self._leaving = threading.Event()
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
@@ -76,6 +83,7 @@ class LoopEngine:
                 self._finish(loop_id, LoopState.SUCCEEDED, "")
             except LoopStopped:
                 if not self._leaving.is_set():
+                    self._stop_runs(loop_id)
                     self._finish(loop_id, LoopState.STOPPED, "")
             except PreceptorError as error:
                 log.error("loop failed", error=error.message)
@@ -126,6 +134,23 @@ class LoopEngine:
                 context.event("error", f"{error.message}; trying again")
                 log.warning("stage is tried again", stage=context.stage.name, error=error.message)
                 self._leaving.wait(self._retry_interval_s)
+
+    def _stop_runs(self, loop_id: str) -> None:
+        """Lets running jobs end by themselves (last step, checkpoint, accounting closed), within a minute."""
+        for run in self._world.loops.list_runs(loop_id, 0, 10_000):
+            if run.state != JobState.RUNNING.value:
+                continue
+            try:
+                self._world.learners.stop(run.run_id, "the loop was stopped")
+                wait_until(partial(self._has_ended, run.run_id), self._stop_timeout_s, f"run {run.run_id} to end")
+            except PreceptorError as error:
+                log.warning("a run is ended without its last checkpoint", run_id=run.run_id, error=error.message)
+
+    def _has_ended(self, run_id: str) -> bool:
+        state = self._world.launcher.status(run_id).state
+        if state is not JobState.RUNNING:
+            self._world.loops.set_run(run_id, state="stopped")
+        return state is not JobState.RUNNING
 
     def _finish(self, loop_id: str, state: LoopState, error: str) -> None:
         for run in self._world.loops.list_runs(loop_id, 0, 10_000):

@@ -49,6 +49,12 @@ class GateConfig(_Model):
     """What a reward model must show before it may be promoted."""
 
     min_heldout_accuracy: float = Field(default=0.55, ge=0, le=1, description="Share of held-out preferences.")
+    min_score_sd: float = Field(
+        default=0.25,
+        ge=0,
+        description="Spread of the raw scores, which are log-odds: below it the model is hardly sure of anything, and "
+        "normalising it to sd 1 would blow up noise.",
+    )
     probe: str | None = Field(
         default=None, description="JSONL of {prompt, chosen, rejected} with known order: catches a flipped sign."
     )

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from preceptor.demo import world
-from preceptor.demo.judgement import LabelMode
 from preceptor.demo.profiles import Profile
 
 THREADS = 2  # a million parameters keep no more busy, and more of them wait for each other on a loaded machine
@@ -56,14 +55,10 @@ class Assets:
             return [json.loads(line)["prompt"] for line in file]
 
 
-def build_assets(
-    directory: Path, profile: Profile, seed: int, *, labels: LabelMode = "true", rl: bool = True
-) -> Assets:
+def build_assets(directory: Path, profile: Profile, seed: int, *, rl: bool = True) -> Assets:
     """Writes a demo's files; the same arguments write the same files.
 
     Args:
-        labels: the raters' honesty; without true labels the accuracy gate stands open, since the control is to show
-            what such a reward model does.
         rl: False leaves the rl stages out.
     """
     from preceptor.demo.model import save_untrained_model  # torch; only a build needs it
@@ -79,12 +74,12 @@ def build_assets(
     tokenizer = train_tokenizer(prompt + reply for prompt, reply in rows[:8000])
     save_untrained_model(tokenizer, assets.model_init, seed)
     assets.loop_yaml.write_text(
-        yaml.safe_dump(loop_config(assets, profile, seed, labels=labels, rl=rl), sort_keys=False), encoding="utf-8"
+        yaml.safe_dump(loop_config(assets, profile, seed, rl=rl), sort_keys=False), encoding="utf-8"
     )
     return assets
 
 
-def loop_config(assets: Assets, profile: Profile, seed: int, *, labels: LabelMode, rl: bool) -> dict[str, Any]:
+def loop_config(assets: Assets, profile: Profile, seed: int, *, rl: bool) -> dict[str, Any]:
     """The loop's YAML as a mapping."""
     config: dict[str, Any] = {
         "project": {"project_id": "demo", "title": "Support replies (demo)", "guidelines": GUIDELINES},
@@ -103,7 +98,7 @@ def loop_config(assets: Assets, profile: Profile, seed: int, *, labels: LabelMod
         "labels": {"targets": list(profile.label_targets), "timeout_s": 600},
         "reward": {
             "run": reward_config(profile, seed),
-            "gate": {"min_heldout_accuracy": 0.55 if labels == "true" else 0.0},
+            "gate": {"min_heldout_accuracy": profile.min_heldout_accuracy},
         },
     }
     if rl:
@@ -140,7 +135,7 @@ def reward_config(profile: Profile, seed: int) -> dict[str, Any]:
         "max_length": 128,
         "epochs": profile.reward_epochs,
         "batch_size": 16,
-        "eval_fraction": 0.15,
+        "eval_fraction": 0.2,
         "normalise_on": "initial_policy",
         "initial_policy_version": 0,
         "optimizer": {"learning_rate": profile.reward_learning_rate, "schedule": "linear", "warmup_steps": 5},

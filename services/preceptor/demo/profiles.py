@@ -11,7 +11,8 @@ class Profile:
 
     comparisons: minted before the first reward model. label_targets: rankings in force before each reward run; on
     average a comparison gets 1.4 rankings, since a fifth of them gets three. rl_steps: done in all at the end of each
-    iteration.
+    iteration. min_heldout_accuracy: the gate, two standard errors above what labels without meaning reach (a fifth of
+    the prompts, six pairs each).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Profile:
     kl_coef: float = 0.10
     batch_size: int = 128
     group_size: int = 4
+    min_heldout_accuracy: float = 0.55
     held_out_prompts: int = 128
     samples_per_prompt: int = 4
     max_tokens: int = 64
@@ -54,10 +56,10 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         ),
         "ci": Profile(
             name="ci",
-            corpus_size=20_000,
-            comparisons=300,
-            label_targets=(420, 640),
-            rl_steps=(8, 16),
+            corpus_size=18_000,
+            comparisons=430,
+            label_targets=(600, 720),
+            rl_steps=(6, 12),
             live_share=0.6,
         ),
     }

@@ -96,7 +96,11 @@ def checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         for key in ("distinct", "distinct_bigrams", "distinct_bigrams_share"):
             ratio = report["diversity"]["final"][key] / report["diversity"]["sft"][key]
             made.append(_check(f"{key.replace('_', ' ')}, final / sft", ratio, "≥ 0.5", ratio >= 0.5))
-    if rl:
+    if labels == "shuffled":
+        models = report["reward_models"]
+        passed = sum(model["gate"] == "passed" for model in models)
+        made.append(_check("reward models of meaningless labels that passed the gate", passed, "0", passed == 0))
+    if report["groups"]:
         mismatch = report["mismatch"]["logprob_abs_mean"]
         made.append(_check("engine and learner logprobs differ by", mismatch, "< 0.001", mismatch < 1e-3))
         groups, attempts = report["groups"], report["attempts"]
@@ -184,23 +188,25 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _seconds(loop: loop_pb.Loop) -> dict[str, float]:
-    seconds = {s.name: s.finished_at.ToNanoseconds() / 1e9 - s.started_at.ToNanoseconds() / 1e9 for s in loop.stages}
+    seconds = {name: end - begin for name, begin, end in _spans(loop)}
     seconds["total"] = sum(seconds.values())
     return seconds
 
 
 def _spans(loop: loop_pb.Loop) -> list[tuple[str, float, float]]:
     """(stage, begin, end) in seconds since the first stage began."""
-    origin = min(s.started_at.ToNanoseconds() for s in loop.stages)
+    ended = [s for s in loop.stages if s.HasField("finished_at")]
+    origin = min(s.started_at.ToNanoseconds() for s in ended)
     return [
         (s.name, (s.started_at.ToNanoseconds() - origin) / 1e9, (s.finished_at.ToNanoseconds() - origin) / 1e9)
-        for s in loop.stages
+        for s in ended
     ]
 
 
 def _busy_over_time(run: Measured) -> dict[str, list[tuple[float, float, float]]]:
     """(begin, end, busy share) by process, in seconds since the first stage began."""
-    origin = min(s.started_at.ToNanoseconds() for s in run.loop.stages) / 1e9 - run.recorder_began_at
+    began = min(s.started_at.ToNanoseconds() for s in run.loop.stages if s.HasField("started_at"))
+    origin = began / 1e9 - run.recorder_began_at
     return {
         name: [(begin - origin, end - origin, share) for begin, end, share in series.fractions_over_time(_BIN_S)]
         for name, series in run.busy.items()

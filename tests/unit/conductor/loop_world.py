@@ -51,6 +51,7 @@ class FakeWorld:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.starts: list[str] = []
         self.heldout_accuracy = 0.7
+        self.score_sd = 2.0
         self.projects: dict[str, ProjectConfig] = {}
         self.comparisons: dict[str, tuple[str, NewComparison]] = {}
         self.rankings: list[str] = []
@@ -59,6 +60,7 @@ class FakeWorld:
         self.probe_score: Callable[[str], float] = len
         self.paused = False
         self.pauses = 0
+        self.stopped: list[str] = []
 
     def world(self) -> World:
         """What the engine takes."""
@@ -89,7 +91,13 @@ class FakeWorld:
         if job.run_id not in self.jobs:
             self.starts.append(job.run_id)
             config = yaml.safe_load(Path(job.config_path).read_text())
-            self.jobs[job.run_id] = {"kind": job.kind, "config": config, "polls": 0, "step": 0, "pid": 100 + len(self.starts)}
+            self.jobs[job.run_id] = {
+                "kind": job.kind,
+                "config": config,
+                "polls": 0,
+                "step": 0,
+                "pid": 100 + len(self.starts),
+            }
 
     def status(self, run_id: str) -> JobStatus:
         self.tick()
@@ -128,7 +136,7 @@ class FakeWorld:
                 "heldout_accuracy": self.heldout_accuracy,
                 "noise_ceiling": 0.8,
                 "score_mean": 0.1,
-                "score_sd": 2.0,
+                "score_sd": self.score_sd,
             }
             (staged / "card.json").write_text(json.dumps(card))
         self.artifacts.put_dir(staged, f"runs/{run_id}/model")
@@ -205,6 +213,9 @@ class Learner:
 
     def stop(self, run_id: str, reason: str) -> None:
         self._world.tick()
+        self._world.stopped.append(run_id)
+        job = self._world.jobs[run_id]
+        job["step"] = job["config"]["total_steps"]  # the job ends
 
 
 class Reward:

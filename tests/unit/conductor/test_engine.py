@@ -136,12 +136,15 @@ def test_a_service_that_stays_away_fails_the_loop_with_its_reason(tmp_path: Path
     assert loop.stages[0].state is StageState.FAILED
 
 
-def test_a_first_model_below_the_gate_fails_the_loop_and_says_what_to_do(tmp_path: Path) -> None:
+def test_a_loop_whose_models_never_pass_the_gate_trains_no_policy_and_says_what_to_do(tmp_path: Path) -> None:
     fake = FakeWorld(tmp_path)
     fake.heldout_accuracy = 0.5
     create(fake, loop_yaml(tmp_path))
     loop = run(fake)
     assert loop.state is LoopState.FAILED
+    assert "loop-rl" not in fake.starts
+    assert fake.starts[-1] == "loop-reward-2", "more labels get another chance"
+    assert next(s.message for s in loop.stages if s.name == "rl-1").startswith("skipped")
     assert "held-out accuracy 0.500 is below 0.55" in loop.error
     assert "collect more labels" in loop.error
     assert fake.current == 0
@@ -161,6 +164,29 @@ def test_a_later_model_below_the_gate_leaves_the_one_before_in_place(tmp_path: P
     assert fake.current == 1
     newest = fake.world().registry.list_models(0, 1)[0]
     assert newest.gate.startswith("held-out accuracy 0.400")
+
+
+def test_a_model_that_is_sure_of_nothing_is_refused_however_lucky_its_accuracy(tmp_path: Path) -> None:
+    fake = FakeWorld(tmp_path)
+    fake.score_sd = 0.09
+    create(fake, loop_yaml(tmp_path))
+    loop = run(fake)
+    assert "raw scores spread by 0.090 log-odds, less than 0.25" in loop.error
+    assert fake.current == 0
+
+
+def test_a_second_model_that_passes_starts_the_rl_run_that_the_first_could_not(tmp_path: Path) -> None:
+    fake = FakeWorld(tmp_path)
+    create(fake, loop_yaml(tmp_path))
+    original = fake._write_output
+
+    def better_later(run_id: str, job: dict[str, Any]) -> None:
+        fake.heldout_accuracy = 0.7 if run_id.endswith("-2") else 0.5
+        original(run_id, job)
+
+    fake._write_output = better_later  # type: ignore[method-assign]
+    assert run(fake).state is LoopState.SUCCEEDED
+    assert fake.starts == ["loop-sft", "loop-reward-1", "loop-reward-2", "loop-rl"]
 
 
 def test_a_flipped_sign_is_caught_by_the_probe(tmp_path: Path) -> None:
@@ -198,6 +224,7 @@ def test_a_loop_asked_to_stop_ends_and_takes_its_jobs_with_it(tmp_path: Path) ->
     wait_until(lambda: state_of(store, "labels-2") is StageState.RUNNING, 20, "the second labels stage")
     store.request_stop("loop")
     wait_until(lambda: store.get_loop("loop").state is LoopState.STOPPED, 20, "the loop to stop")
+    assert fake.stopped == ["loop-rl"], "the run closes its accounting by itself"
     assert fake.jobs == {}
 
 

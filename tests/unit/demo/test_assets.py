@@ -75,9 +75,9 @@ def test_the_loop_config_is_one_that_the_conductor_takes(assets: Assets) -> None
     assert [s.name for s in plan(config)][-1] == "rl-2"
 
 
-def test_without_rl_there_is_no_rl_stage_and_without_true_labels_the_gate_is_open(tmp_path: Path) -> None:
-    made = build_assets(tmp_path, SMALL, seed=5, labels="shuffled", rl=False)
+def test_without_rl_there_is_no_rl_stage(tmp_path: Path) -> None:
+    made = build_assets(tmp_path, SMALL, seed=5, rl=False)
     config = parse_yaml(made.loop_yaml.read_text(), LoopConfig)
     assert not any(s.name.startswith("rl") for s in plan(config))
-    assert config.reward.gate.min_heldout_accuracy == 0.0
+    assert config.reward.gate.min_heldout_accuracy == SMALL.min_heldout_accuracy
     assert yaml.safe_load(made.loop_yaml.read_text())["labels"]["targets"] == [10, 20]

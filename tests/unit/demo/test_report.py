@@ -147,6 +147,19 @@ def test_the_controls_have_their_own_promises(labels: str, rl: bool, final: floa
     assert make_report(run)["checks"][0]["holds"] is holds
 
 
+def test_labels_without_meaning_must_not_pass_the_gate() -> None:
+    for gate, holds in (("held-out accuracy 0.5 is below 0.55", True), ("passed", False)):
+        models = [{**measured().reward_models[0], "gate": gate}]
+        run = measured(labels="shuffled", reward_models=models, summary={}, metrics=[], after=evaluation([0.1, 0.2], 0))
+        assert (failing(make_report(run)) == []) is holds
+
+
+def test_a_loop_that_ended_early_is_reported_as_far_as_it_came() -> None:
+    ended = loop()
+    ended.stages.add(name="labels-2", state="pending")
+    assert list(make_report(measured(loop=ended))["seconds"]) == ["sft", "collect-1", "rl-1", "total"]
+
+
 def test_the_page_is_self_contained_and_shows_model_text_inert() -> None:
     page = render_report(make_report(measured()))
     assert page.startswith("<!doctype html>")

@@ -10,7 +10,7 @@ from preceptor.conductor.loop_config import LoopConfig
 from preceptor.conductor.ports import Generators, Labels, Launcher, Learners, RewardServer
 from preceptor.conductor.store.loops import LoopStore
 from preceptor.conductor.store.registry import RegistryStore
-from preceptor.conductor.types import JobState, StageKind, StageRecord, StageState
+from preceptor.conductor.types import JobState, RewardModelRecord, StageKind, StageRecord, StageState
 
 _ACTIVE = ("starting", "running")
 
@@ -93,10 +93,15 @@ class StageContext:
         if self._leaving.wait(self.world.poll_interval_s):
             raise LoopStopped
 
+    def promoted(self) -> RewardModelRecord | None:
+        """The model that is to serve now, if it is one of this loop's."""
+        promoted = self.world.registry.promoted()
+        return promoted if promoted is not None and promoted.loop_id == self.loop_id else None
+
     def keep_promoted_model(self) -> None:
         """Puts the promoted reward model back where a restarted reward service has lost it."""
-        promoted = self.world.registry.promoted()
-        if promoted is None or promoted.loop_id != self.loop_id:
+        promoted = self.promoted()
+        if promoted is None:
             return
         if self.world.reward.current_version() != promoted.reward_model_version:
             self.world.reward.load(promoted, make_current=True)

@@ -23,8 +23,11 @@ def train_reward_model(context: StageContext) -> None:
 def promote_reward_model(context: StageContext) -> None:
     """Gates the iteration's reward model, registers it and makes it the one that serves.
 
+    A model that does not pass leaves the one before in place; without one before, the iteration's rl stage is skipped
+    and the next iteration tries again with more labels.
+
     Raises:
-        StageError: the first model did not pass. A later one that does not pass leaves the one before in place.
+        StageError: in the last iteration no model of the loop has ever passed.
     """
     model = context.world.registry.register(_from_card(context))
     values = {
@@ -34,7 +37,7 @@ def promote_reward_model(context: StageContext) -> None:
     }
     if model.gate != GATE_PASSED:
         context.event("reward_model", f"reward model {model.reward_model_version}: {model.gate}", values)
-        if context.world.registry.promoted() is None:
+        if context.promoted() is None and context.stage.iteration == context.config.iterations:
             raise StageError(
                 f"reward model {model.reward_model_version} did not pass its gate: {model.gate}; collect more "
                 "labels or change reward.gate",
@@ -115,6 +118,10 @@ def _gate(context: StageContext, model: RewardModelRecord, gate: GateConfig) -> 
     """Why the model may not serve; "" when it may."""
     if model.heldout_accuracy < gate.min_heldout_accuracy:
         return f"held-out accuracy {model.heldout_accuracy:.3f} is below {gate.min_heldout_accuracy:g}"
+    if model.score_sd < gate.min_score_sd:
+        return (
+            f"raw scores spread by {model.score_sd:.3f} log-odds, less than {gate.min_score_sd:g}: it learned nothing"
+        )
     if gate.probe is None:
         return ""
     with context.world.artifacts.local(gate.probe).open(encoding="utf-8") as file:

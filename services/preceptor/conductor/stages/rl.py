@@ -5,7 +5,7 @@ from typing import Any
 from preceptor.conductor.stages.context import StageContext, StageError
 from preceptor.conductor.stages.jobs import ensure_run, finish_job, poll_job, report_step, start_job
 from preceptor.conductor.stages.sft import initial_model
-from preceptor.conductor.types import JobState, LearnerStatus, RunRecord
+from preceptor.conductor.types import JobState, LearnerStatus, RewardModelRecord, RunRecord
 
 
 def run_rl(context: StageContext) -> None:
@@ -14,7 +14,11 @@ def run_rl(context: StageContext) -> None:
     assert settings is not None  # the plan has this stage only then
     target = settings.steps[context.stage.iteration - 1]
     is_last = context.stage.iteration == context.config.iterations
-    run = context.world.loops.find_run(context.rl_run_id) or _new_run(context)
+    promoted = context.promoted()
+    if promoted is None:
+        context.progress(1.0, "skipped: no reward model has passed its gate")
+        return
+    run = context.world.loops.find_run(context.rl_run_id) or _new_run(context, promoted)
     context.world.loops.set_stage(context.loop_id, context.stage.name, run_id=run.run_id)
     if run.state == JobState.SUCCEEDED.value:
         return
@@ -37,13 +41,10 @@ def run_rl(context: StageContext) -> None:
     finish_job(context, run.run_id)
 
 
-def _new_run(context: StageContext) -> RunRecord:
+def _new_run(context: StageContext, promoted: RewardModelRecord) -> RunRecord:
     settings = context.config.rl
     assert settings is not None
     source = initial_model(context)
-    promoted = context.world.registry.promoted()
-    if promoted is None:
-        raise StageError("no reward model is promoted", reason="NO_REWARD_MODEL")
     config = rl_config(
         settings.run,
         model_dir=str(context.world.artifacts.local(source)),
