@@ -73,7 +73,9 @@ def measured(**changes: Any) -> Measured:
         "corpus_gold": (0.1, 1.5),
         "gold_by_version": [{"policy_version": v, "mean": float(v), "sd": 1.0, "se": 0.1, "n": 64} for v in range(5)],
         "loop": loop(),
-        "reward_models": [{"version": 1, "rankings": 750, "heldout_accuracy": 0.7, "gold_agreement": 0.8}],
+        "reward_models": [
+            {"version": 1, "rankings": 750, "heldout_accuracy": 0.7, "gold_agreement": 0.8, "gate": "refused"}
+        ],
         "rankings": {"total": 1500, "by_rater": {"rater-precise": 500}},
         "summary": {
             "groups": {"issued": 10, "trained": 9, "abandoned": 1, "in_flight": 0},
