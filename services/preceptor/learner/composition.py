@@ -179,7 +179,6 @@ def _pump(config: RlConfig, stream: RolloutStream, sender: CollectSender, checkp
         groups_per_batch=config.groups_per_batch,
         group_size=config.group_size,
         total_steps=config.total_steps,
-        max_staleness=config.max_staleness,
         max_consecutive_abandoned=max(4, _ABANDONED_BATCHES * config.groups_per_batch),
     )
     policy = (DropOlderThan if config.staleness == "drop" else WaitForAll)(config.max_staleness)

@@ -126,16 +126,12 @@ def test_staleness_counts_steps_not_version_numbers_after_a_restart():
     assert group_staleness([experience(1, 5)], lineage) is None, "one rolled-back span is enough"
 
 
-def test_waiting_asks_for_weights_that_keep_within_the_limit():
-    policy = WaitForAll(2)
-    assert [policy.required_step(step) for step in (0, 2, 5)] == [0, 0, 3]
-    assert not policy.too_old(99)
+def test_waiting_gives_nothing_up():
+    assert not WaitForAll(2).too_old(99)
 
 
-def test_dropping_asks_for_nothing_and_gives_old_groups_up():
-    policy = DropOlderThan(2)
-    assert policy.required_step(5) is None
-    assert [policy.too_old(age) for age in (2, 3)] == [False, True]
+def test_dropping_gives_old_groups_up():
+    assert [DropOlderThan(2).too_old(age) for age in (2, 3)] == [False, True]
 
 
 def test_staleness_by_length_shows_when_long_rollouts_are_older():

@@ -87,7 +87,7 @@ class Rig:
     ) -> None:
         self.stream, self.sender = Stream(), Sender()
         settings = PumpSettings(
-            "run", groups_per_batch=2, group_size=2, total_steps=100, max_staleness=1, max_consecutive_abandoned=3,
+            "run", groups_per_batch=2, group_size=2, total_steps=100, max_consecutive_abandoned=3,
             read_timeout_s=0.02, send_backoff_s=0.01,
         )  # fmt: skip
         ledger = Ledger(AttemptLimits(deadline_s, 2), max_adopted_groups=CREDIT.max_unacknowledged_groups)
@@ -136,6 +136,21 @@ def test_requests_ask_for_weights_that_keep_within_max_staleness(rig):
     rig.pump.trained(rig.pump.take(5), 1)
     rig.wait_sent(6)
     assert [minimum for _, _, minimum in rig.sender.sent[4:]] == [1, 1], "used at step 2, one step stale at most"
+
+
+def test_requests_of_the_drop_policy_ask_for_no_version_that_is_not_published_yet():
+    rig = Rig(policy=DropOlderThan(1))
+    rig.pump.start()
+    rig.wait_sent(4)
+    rig.deliver(result(0), result(1))
+    rig.pump.trained(rig.pump.take(5), 1)
+    rig.wait_sent(6)
+    rig.pump.published(1)
+    rig.deliver(result(2), result(3))
+    rig.pump.trained(rig.pump.take(5), 2)
+    rig.wait_sent(8)
+    rig.pump.stop()
+    assert [minimum for _, _, minimum in rig.sender.sent[4:]] == [0, 0, 1, 1]
 
 
 def test_requests_never_ask_for_less_than_the_version_after_a_rollback():

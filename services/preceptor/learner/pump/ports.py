@@ -34,7 +34,6 @@ class PumpSettings:
     groups_per_batch: int
     group_size: int
     total_steps: int
-    max_staleness: int
     max_consecutive_abandoned: int
     read_timeout_s: float = 1.0
     send_backoff_s: float = 0.5

@@ -319,7 +319,7 @@ class Pump:
         """What a request asks for at least; never a version that a restart rolled back."""
         with self._changed:
             step_of_use = self._lineage.step + self._ledger.place(issue_index) // self._settings.groups_per_batch
-            required = self._staleness.required_step(step_of_use)
-            if required is None:
-                return max(self._lineage.floor, self._published_version - self._settings.max_staleness, 0)
-            return max(self._lineage.floor, self._lineage.version_at(required))
+            wanted = self._lineage.version_at(max(0, step_of_use - self._staleness.max_staleness))
+            if not self._staleness.waits:
+                wanted = min(wanted, self._published_version)
+            return max(self._lineage.floor, wanted)

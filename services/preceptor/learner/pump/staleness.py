@@ -25,11 +25,12 @@ def group_staleness(experiences: Sequence[Experience], lineage: PolicyLineage) -
 class StalenessPolicy(Protocol):
     """What requests ask for, and what becomes of groups that are too old all the same."""
 
-    def required_step(self, step_of_use: int) -> int | None:
-        """The step whose weights a group must be written with at least, if training takes it at step_of_use.
+    @property
+    def max_staleness(self) -> int: ...
 
-        None: whatever a generator has that does not lag too far.
-        """
+    @property
+    def waits(self) -> bool:
+        """Whether a request may ask for a version that is not published yet, and so wait for it."""
         ...
 
     def too_old(self, staleness: int) -> bool:
@@ -44,9 +45,7 @@ class WaitForAll:
     """
 
     max_staleness: int
-
-    def required_step(self, step_of_use: int) -> int | None:
-        return max(0, step_of_use - self.max_staleness)
+    waits: bool = True
 
     def too_old(self, staleness: int) -> bool:
         return False
@@ -57,9 +56,7 @@ class DropOlderThan:
     """Requests wait for nothing; groups that turn out older than max_staleness steps are given up."""
 
     max_staleness: int
-
-    def required_step(self, step_of_use: int) -> int | None:
-        return None
+    waits: bool = False
 
     def too_old(self, staleness: int) -> bool:
         return staleness > self.max_staleness
