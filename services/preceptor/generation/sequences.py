@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from preceptor.common.errors import InvalidInput
+from preceptor.common.errors import InternalError, InvalidInput
 from preceptor.generation.engine import Piece, Sampler
 from preceptor.generation.types import Completion, Finish, Sampling, Span
 from preceptor.generation.versions import VersionClock
 
-_ENGINE_FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
+_ENGINE_FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH, "repetition": Finish.STOP}
+_RELEASED = "abort"
 OnTokens = Callable[[Completion], None]
 
 
@@ -43,6 +44,10 @@ class SequenceRunner:
             sampling: validated; its max_tokens counts `prior`'s tokens too.
             prior: what another generator had written.
             on_tokens: gets new tokens as they come, without spans.
+
+        Raises:
+            InternalError: the engine failed on this request.
+            EngineDead, InvalidInput: see Sampler.sample.
         """
         draft = _Draft(prior or Completion())
         while True:
@@ -54,12 +59,17 @@ class SequenceRunner:
                 on_piece=None if on_tokens is None else lambda piece: on_tokens(_tokens_of(piece)),
             )
             draft.append(piece)
-            finish = _ENGINE_FINISH.get(piece.finish or "")
-            if finish is None and self.handing_back:
-                finish = Finish.HANDED_BACK
+            finish = self._end_of(piece)
             if finish is not None:
                 return draft.completion(finish, self._sampler.codec.decode)
             # The engine let go of it because it was admitted under an older version: it is admitted anew.
+
+    def _end_of(self, piece: Piece) -> Finish | None:
+        if piece.finish == _RELEASED:
+            return Finish.HANDED_BACK if self.handing_back else None
+        if piece.finish not in _ENGINE_FINISH:
+            raise InternalError(f"the engine ended a request with {piece.finish!r}")
+        return _ENGINE_FINISH[piece.finish]
 
 
 def check_prior(prior: Completion, sampling: Sampling, vocab_size: int, field: str) -> None:

@@ -14,7 +14,7 @@ from preceptor.api.common.v1 import text_pb2
 from preceptor.api.generation.v1 import generation_service_pb2 as pb
 from preceptor.clients.generation import AsyncGenerationClient
 from preceptor.common.discovery import KIND_GENERATION, Registry
-from preceptor.common.errors import Unavailable
+from preceptor.common.errors import FailedPrecondition, Unavailable
 from preceptor.common.waiting import wait_until
 from tests.integration.generation.support import Generator, request, telltale_policy
 from tests.support.models import build_policy
@@ -80,10 +80,17 @@ async def test_waits_for_weights_serves_and_hands_back_on_sigterm(
 
 
 @pytest.mark.slow
-async def test_the_engines_death_is_noticed_and_ends_the_server(generator: Generator, policy: Path) -> None:
-    generator.publish(0, policy)
+async def test_a_model_folder_is_served_until_the_engine_dies_and_the_server_with_it(
+    tmp_path: Path, redis_process: RedisProcess, policy: Path
+) -> None:
+    generator = Generator(tmp_path, redis_process.url, run_id="", model_dir=policy)
     with generator.process as process:
         process.wait_ready(90)
+        assert (generator.status().run_id, generator.status().policy_version) == ("", 0)
+        with pytest.raises(FailedPrecondition, match="model folder"):
+            generator.client.update_weights(pb.UpdateWeightsRequest())
+        with pytest.raises(FailedPrecondition, match="no run"):
+            generator.client.generate(request([9], run_id="some-run"))
         async with AsyncGenerationClient(f"127.0.0.1:{generator.port}") as client:
             call = asyncio.ensure_future(client.generate(endless(0), timeout_s=60))
             await asyncio.to_thread(wait_until, lambda: generator.status().running_requests == 4, 30, "the call to run")
@@ -93,6 +100,17 @@ async def test_the_engines_death_is_noticed_and_ends_the_server(generator: Gener
                 await call
         assert process.wait(15) == 1
         assert "generator ends: vLLM's engine process has ended; restart it" in process.log()
+        process.assert_no_orphans(5)
+
+
+@pytest.mark.slow
+def test_sigterm_while_it_loads_ends_it_at_once(generator: Generator, policy: Path) -> None:
+    generator.publish(0, policy)
+    with generator.process as process:
+        wait_until(lambda: "loading policy version 0" in message(generator), 60, "the generator to load")
+        asked = time.monotonic()
+        assert process.terminate() == 0
+        assert time.monotonic() - asked < 5
         process.assert_no_orphans(5)
 
 

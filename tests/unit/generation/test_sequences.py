@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from preceptor.common.errors import InvalidInput
+from preceptor.common.errors import InternalError, InvalidInput
 from preceptor.generation.sequences import SequenceRunner, check_prior
 from preceptor.generation.types import Completion, Finish, Sampling, Span
 from preceptor.generation.versions import VersionClock
@@ -75,6 +75,12 @@ async def test_while_handing_back_a_released_sequence_ends() -> None:
     completion = await sequences.run([9], Sampling(max_tokens=4))
     assert completion.finish is Finish.HANDED_BACK
     assert completion.token_ids == [0, 1]
+
+
+async def test_a_request_that_the_engine_failed_on_is_an_error_and_not_tried_for_ever() -> None:
+    sequences, _ = runner(ScriptedSampler(piece("", "error")))
+    with pytest.raises(InternalError):
+        await sequences.run([9], Sampling(max_tokens=4))
 
 
 GOOD = Completion([1, 2], "bc", [-1.0, -1.0], Finish.HANDED_BACK, (Span(0, 0, 1), Span(2, 1, 2)))

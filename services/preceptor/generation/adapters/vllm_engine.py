@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preceptor.common.errors import FailedPrecondition, InvalidInput
+from preceptor.common.errors import FailedPrecondition
 from preceptor.generation.adapters.codec import TokenizerCodec
 from preceptor.generation.adapters.start_method import start_fork_server, use_fork_server
 from preceptor.generation.adapters.vllm_env import Build
+from preceptor.generation.adapters.vllm_requests import collect, parameters_of
 from preceptor.generation.engine import EngineDead, LoadError, OnPiece, Piece
-from preceptor.generation.types import Limits, Sampling, Span
+from preceptor.generation.types import Limits, Sampling
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
-    from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
 _GIB = 1024**3
@@ -58,6 +57,7 @@ class VllmEngine:
         self._ids = itertools.count()
         self._running: set[str] = set()
         self._given_up = ""
+        self._started = False
         # Lives as long as the process: the kernel ties children to the thread that started them.
         self._thread = ThreadPoolExecutor(1, "vllm-start")
 
@@ -98,6 +98,7 @@ class VllmEngine:
         )
         await self.commit(version)
         await self._warm_up(model_dir)
+        self._started = True
 
     async def _warm_up(self, model_dir: Path) -> None:
         try:
@@ -158,11 +159,11 @@ class VllmEngine:
         # A rendered input, unlike a raw one, is registered without giving up the event loop: so a request with an
         # old salt cannot slip in between a commit and release_unstarted.
         prompt = tokens_input(list(token_ids), cache_salt=cache_salt)
-        parameters = _parameters(sampling, streamed=on_piece is not None)
+        parameters = parameters_of(sampling, streamed=on_piece is not None)
         outputs = llm.generate(prompt, parameters, request_id)
         self._running.add(request_id)
         try:
-            piece = await _collect(outputs, on_piece)
+            piece = await collect(outputs, on_piece)
         finally:
             self._running.discard(request_id)
         # The engine says "" for what it did not decode.
@@ -206,15 +207,15 @@ class VllmEngine:
         self._given_up = why
 
     async def died(self) -> str:
-        """Returns why, once the engine's process has ended on its own or was given up."""
+        """Returns why, once the engine that had started has ended on its own or was given up."""
         while not self._given_up:  # vLLM offers a flag, no event
-            if self._llm is not None and self._llm.errored:
+            if self._started and self._llm is not None and self._llm.errored:
                 return "vLLM's engine process has ended"
             await asyncio.sleep(_DEATH_POLL_S)
         return self._given_up
 
     async def close(self) -> None:
-        """Ends the engine's processes."""
+        """Ends the engine's processes. One that is still loading ends with this process."""
         if self._llm is not None:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._llm.shutdown)
 
@@ -247,74 +248,3 @@ def stored_dtype(model_dir: Path) -> str:
 def _import_vllm() -> None:
     import vllm.engine.arg_utils
     import vllm.v1.engine.async_llm  # noqa: F401
-
-
-def _parameters(sampling: Sampling, *, streamed: bool) -> SamplingParams:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    asked: dict[str, Any] = {
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_tokens": sampling.min_tokens,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "repetition_penalty": sampling.repetition_penalty,
-        "seed": sampling.seed,
-    }
-    return SamplingParams(
-        temperature=1.0 if sampling.temperature is None else sampling.temperature,
-        max_tokens=sampling.max_tokens,
-        stop=list(sampling.stop) or None,
-        logprobs=0,  # of the sampled token alone
-        flat_logprobs=True,
-        # Decoding token by token costs; one call at the end does where nobody needs the text meanwhile.
-        detokenize=streamed or bool(sampling.stop),
-        output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,
-        skip_clone=True,
-        **{name: value for name, value in asked.items() if value is not None},
-    )
-
-
-async def _collect(outputs: AsyncGenerator[RequestOutput, None], on_piece: OnPiece | None) -> Piece:
-    from vllm.exceptions import VLLMClientError
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    pieces: list[Piece] = []
-    try:
-        async for output in outputs:
-            pieces.append(_piece(output))
-            if on_piece is not None:
-                on_piece(pieces[-1])
-    except EngineDeadError as error:
-        raise EngineDead from error
-    except (ValueError, VLLMClientError) as error:
-        raise InvalidInput(f"the engine refuses this request: {error}", reason="ENGINE_REFUSES") from error
-    finally:
-        await outputs.aclose()
-    return pieces[0] if len(pieces) == 1 else _joined(pieces)
-
-
-def _piece(output: RequestOutput) -> Piece:
-    completion = output.outputs[0]
-    spans = tuple(Span(int(span.version), span.start, span.end) for span in completion.weight_versions or ())
-    logprobs: Any = completion.logprobs
-    return Piece(
-        token_ids=list(completion.token_ids),
-        text=completion.text,
-        # One per position, since none but the sampled token's was asked for.
-        logprobs=list(logprobs.logprobs) if logprobs is not None else [],
-        finish=completion.finish_reason,
-        spans=spans,
-    )
-
-
-def _joined(pieces: list[Piece]) -> Piece:
-    last = pieces[-1]
-    return Piece(
-        token_ids=[token for piece in pieces for token in piece.token_ids],
-        text="".join(piece.text or "" for piece in pieces),
-        logprobs=[value for piece in pieces for value in piece.logprobs],
-        finish=last.finish,
-        spans=last.spans,
-    )

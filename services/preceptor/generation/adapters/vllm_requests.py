@@ -1,0 +1,87 @@
+"""Between the service's requests and vLLM's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from preceptor.common.errors import InvalidInput
+from preceptor.generation.engine import EngineDead, OnPiece, Piece
+from preceptor.generation.types import Sampling, Span
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.outputs import RequestOutput
+
+
+def parameters_of(sampling: Sampling, *, streamed: bool) -> SamplingParams:
+    """Returns vLLM's parameters: the sampled token's logprob always, text on the way only where it is needed."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    asked: dict[str, Any] = {
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_tokens": sampling.min_tokens,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+        "seed": sampling.seed,
+    }
+    return SamplingParams(
+        temperature=1.0 if sampling.temperature is None else sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        stop=list(sampling.stop) or None,
+        logprobs=0,  # of the sampled token alone
+        flat_logprobs=True,
+        # Decoding token by token costs; one call at the end does where nobody needs the text meanwhile.
+        detokenize=streamed or bool(sampling.stop),
+        output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+        **{name: value for name, value in asked.items() if value is not None},
+    )
+
+
+async def collect(outputs: AsyncGenerator[RequestOutput, None], on_piece: OnPiece | None) -> Piece:
+    """Returns the whole of what a request wrote. See Sampler.sample."""
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    pieces: list[Piece] = []
+    try:
+        async for output in outputs:
+            pieces.append(_piece(output))
+            if on_piece is not None:
+                on_piece(pieces[-1])
+    except EngineDeadError as error:
+        raise EngineDead from error
+    except (ValueError, VLLMClientError) as error:
+        raise InvalidInput(f"the engine refuses this request: {error}", reason="ENGINE_REFUSES") from error
+    finally:
+        await outputs.aclose()
+    return pieces[0] if len(pieces) == 1 else _joined(pieces)
+
+
+def _piece(output: RequestOutput) -> Piece:
+    completion = output.outputs[0]
+    spans = tuple(Span(int(span.version), span.start, span.end) for span in completion.weight_versions or ())
+    logprobs: Any = completion.logprobs
+    return Piece(
+        token_ids=list(completion.token_ids),
+        text=completion.text,
+        # One per position, since none but the sampled token's was asked for.
+        logprobs=list(logprobs.logprobs) if logprobs is not None else [],
+        finish=completion.finish_reason,
+        spans=spans,
+    )
+
+
+def _joined(pieces: list[Piece]) -> Piece:
+    last = pieces[-1]
+    return Piece(
+        token_ids=[token for piece in pieces for token in piece.token_ids],
+        text="".join(piece.text or "" for piece in pieces),
+        logprobs=[value for piece in pieces for value in piece.logprobs],
+        finish=last.finish,
+        spans=last.spans,
+    )
