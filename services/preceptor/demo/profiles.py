@@ -57,8 +57,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         "ci": Profile(
             name="ci",
             corpus_size=18_000,
-            comparisons=430,
-            label_targets=(600, 720),
+            comparisons=320,
+            label_targets=(440, 580),
             rl_steps=(6, 12),
             live_share=0.6,
         ),

@@ -39,11 +39,11 @@ class Crash(BaseException):
 class FakeWorld:
     """All ports at once, their state outliving the conductor as the real services' does."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, database_url: str = "") -> None:
         self.root = root
         self.artifacts = ArtifactStore((root / "artifacts").as_uri())
         self.artifacts.put_json("made.json", {})
-        self.engine = open_database(f"sqlite:///{root / 'conductor.sqlite'}")
+        self.engine = open_database(database_url or f"sqlite:///{root / 'conductor.sqlite'}")
         migrate(self.engine)
         self.calls = itertools.count(1)
         self.crash_before = 0

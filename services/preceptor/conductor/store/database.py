@@ -1,5 +1,6 @@
 """Engine and migrations: SQLite (WAL, BEGIN IMMEDIATE, synchronous=FULL) or PostgreSQL, by URL."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ BUSY_TIMEOUT_MS = 10_000
 
 def open_database(url: str) -> Engine:
     """An engine for the URL; on SQLite every transaction takes the write lock at its start and commits durably."""
-    engine = create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
@@ -22,6 +23,7 @@ def open_database(url: str) -> Engine:
 
 def migrate(engine: Engine) -> None:
     """Brings the schema to the newest revision; nothing happens when it is there."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every start, also when there is nothing to do
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     with engine.connect() as connection:

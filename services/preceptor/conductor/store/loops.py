@@ -1,5 +1,6 @@
 """Loops, stages, runs and events in the database. Every method is one transaction."""
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -116,7 +117,9 @@ class LoopStore:
         self, loop_id: str, kind: str, stage: str, message: str, values: Mapping[str, float] | None = None
     ) -> int:
         """Appends an event; returns its sequence."""
-        row = EventRow(loop_id=loop_id, time=_now(), kind=kind, stage=stage, message=message, values=dict(values or {}))
+        # NaN and infinity are no JSON, and PostgreSQL refuses them.
+        finite = {name: value for name, value in (values or {}).items() if math.isfinite(value)}
+        row = EventRow(loop_id=loop_id, time=_now(), kind=kind, stage=stage, message=message, values=finite)
         with Session(self._engine) as session, session.begin():
             session.add(row)
             session.flush()
