@@ -1,5 +1,6 @@
 """Fixtures that every part's tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,3 +35,22 @@ def artifacts_url(tmp_path: Path) -> str:
 def artifacts(artifacts_url: str) -> ArtifactStore:
     """A store in a folder of the test's own."""
     return ArtifactStore(artifacts_url)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """CI sets PRECEPTOR_FAIL_ON_SKIP: there everything that a test may need is installed, so nothing may be skipped."""
+    if report.skipped and os.environ.get("PRECEPTOR_FAIL_ON_SKIP") and not hasattr(report, "wasxfail"):
+        _skipped.append(f"{report.nodeid}: {report.longrepr}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _skipped:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in _skipped:
+        terminalreporter.write_line(f"SKIPPED, which fails this run: {line}", red=True)
+
+
+_skipped: list[str] = []

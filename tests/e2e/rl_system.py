@@ -46,7 +46,7 @@ class RlSystem:
         self.log = folder / "train.log"
         self._port_base = port_base
         self._process: subprocess.Popen[bytes] | None = None
-        build_policy(folder / "policy", hidden_size=128)
+        build_policy(folder / "policy")
         (folder / "reward.py").write_text(REWARD)
         self.config.write_text(yaml.safe_dump(default_config(folder) | changes))
 

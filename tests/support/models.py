@@ -70,8 +70,8 @@ def _llama_config(tokenizer: Any, hidden_size: int, layers: int, max_position_em
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        num_attention_heads=hidden_size // 32,  # vLLM's CPU attention takes no heads below 32
+        num_key_value_heads=hidden_size // 32,
         max_position_embeddings=max_position_embeddings,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
