@@ -179,6 +179,7 @@ def _pump(config: RlConfig, stream: RolloutStream, sender: CollectSender, checkp
         groups_per_batch=config.groups_per_batch,
         group_size=config.group_size,
         total_steps=config.total_steps,
+        straggler_factor=config.straggler_factor,
         max_consecutive_abandoned=max(4, _ABANDONED_BATCHES * config.groups_per_batch),
     )
     policy = (DropOlderThan if config.staleness == "drop" else WaitForAll)(config.max_staleness)

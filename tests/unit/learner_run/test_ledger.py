@@ -58,13 +58,42 @@ def test_expired_group_is_sent_again_and_its_late_result_is_used():
 def test_last_attempt_expires_and_the_group_is_abandoned_and_a_late_result_is_stale():
     ledger = make_ledger(max_attempts=2)
     ledger.issue(0.0)
+    ledger.due_orders(0.0)
     ledger.expire(10.0)
+    ledger.due_orders(10.0)
     ledger.expire(20.0)
     assert ledger.accounting.groups == GroupCounts(issued=1, trained=0, abandoned=1, in_flight=0)
     attempts(ledger, sent=2, expired=2)
     assert ledger.consecutive_abandoned == 1
     assert ledger.receive(0, 2, Outcome.USABLE, 21.0) is Disposition.STALE
     attempts(ledger, sent=2, expired=1, stale=1)
+
+
+def test_straggler_is_sent_again_once_when_later_groups_have_arrived():
+    ledger = make_ledger(deadline_s=100.0)
+    ledger.issue(0.0)
+    ledger.issue(1.0)
+    ledger.due_orders(1.0)
+    assert ledger.resend_stragglers(50.0, 5.0) == 0, "nothing arrives at all: an outage, no straggler"
+    ledger.receive(1, 1, Outcome.USABLE, 50.0)
+    assert ledger.resend_stragglers(4.9, 5.0) == 0
+    assert ledger.resend_stragglers(50.0, 5.0) == 1
+    assert [(o.issue_index, o.attempt, o.deadline_s) for o in ledger.due_orders(50.0)] == [(0, 2, 150.0)]
+    assert ledger.resend_stragglers(90.0, 5.0) == 0, "once"
+    assert ledger.receive(0, 1, Outcome.USABLE, 91.0) is Disposition.STAGED
+    assert ledger.receive(0, 2, Outcome.USABLE, 92.0) is Disposition.DUPLICATE
+    attempts(ledger, sent=3, duplicate=1, in_flight=2)
+
+
+def test_order_that_is_held_back_does_not_expire_and_its_deadline_begins_when_it_is_sent():
+    ledger = make_ledger()
+    ledger.issue(0.0)
+    assert ledger.due_orders(0.0, lambda issue_index: False) == []
+    assert ledger.expire(100.0) == 0
+    (order,) = ledger.due_orders(100.0)
+    assert order.deadline_s == 110.0
+    assert ledger.expire(109.9) == 0
+    assert ledger.expire(110.0) == 1
 
 
 def test_failure_is_retried_with_growing_backoff_until_the_attempts_are_used_up():
@@ -93,6 +122,7 @@ def test_failure_for_good_abandons_at_once():
 def test_failure_waits_for_a_live_attempt_of_the_same_group():
     ledger = make_ledger()
     ledger.issue(0.0)
+    ledger.due_orders(0.0)
     ledger.expire(10.0)
     ledger.due_orders(10.0)
     ledger.receive(0, 1, Outcome.FAILED, 11.0)

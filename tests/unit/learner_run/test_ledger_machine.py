@@ -85,6 +85,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.broker += [(order.issue_index, order.attempt) for order in self.ledger.due_orders(self.now_s)]
 
     @rule()
+    def stragglers_are_sent_again(self) -> None:
+        self.ledger.resend_stragglers(self.now_s, 1.0)
+        self.broker += [(order.issue_index, order.attempt) for order in self.ledger.due_orders(self.now_s)]
+
+    @rule()
     def train_a_batch(self) -> None:
         batch = self.ledger.head(GROUPS_PER_BATCH)
         if batch is not None:

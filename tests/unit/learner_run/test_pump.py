@@ -84,11 +84,12 @@ class Rig:
         policy: StalenessPolicy | None = None,
         lineage: PolicyLineage | None = None,
         deadline_s: float = 30.0,
+        straggler_factor: float = 0.0,
     ) -> None:
         self.stream, self.sender = Stream(), Sender()
         settings = PumpSettings(
             "run", groups_per_batch=2, group_size=2, total_steps=100, max_consecutive_abandoned=3,
-            read_timeout_s=0.02, send_backoff_s=0.01,
+            read_timeout_s=0.02, send_backoff_s=0.01, straggler_factor=straggler_factor, min_patience_s=0.2,
         )  # fmt: skip
         ledger = Ledger(AttemptLimits(deadline_s, 2), max_adopted_groups=CREDIT.max_unacknowledged_groups)
         self.pump = Pump(
@@ -174,6 +175,22 @@ def test_rollouts_of_rolled_back_versions_are_orphaned_and_asked_for_again():
     rig.pump.stop()
     assert rig.sender.sent[4] == (0, 2, 8)
     assert rig.pump.accounting.attempts.orphaned == 1
+
+
+@pytest.mark.parametrize("version", [7, 0], ids=["rolled-back", "too-old-when-its-turn-comes"])
+def test_groups_too_far_ahead_for_weights_young_enough_are_held_back_after_a_rollback(version):
+    rig = Rig(policy=WaitForAll(0))
+    rig.deliver(result(4, version=version))  # of the process that died: it had come to step 3
+    rig.pump.start()
+    wait_until(lambda: rig.pump.accounting.attempts.orphaned == 1, 5, "the orphan")
+    rig.deliver(*(result(index, version=0) for index in range(2)))
+    batch = rig.pump.take(5)
+    assert [index for index, _, _ in rig.sender.sent] == [], "4 is used at step 2, and there are weights of step 0"
+    rig.pump.trained(batch, 1)
+    rig.deliver(result(2, version=1), result(3, version=1))
+    rig.pump.trained(rig.pump.take(5), 2)
+    wait_until(lambda: (4, 2, 2) in rig.sender.sent, 5, "the orphan's new attempt")
+    rig.pump.stop()
 
 
 def test_failed_group_is_sent_again(rig):
@@ -262,6 +279,18 @@ def test_nothing_expires_while_results_may_lie_unread():
     rig.stream.broken = False
     assert rig.pump.take(5).issue_indexes == [0, 1]
     wait_until(lambda: rig.pump.accounting.attempts.expired == 2, 5, "2 and 3 to expire")
+    rig.pump.stop()
+
+
+def test_lost_message_does_not_hold_up_the_run_until_its_deadline():
+    rig = Rig(straggler_factor=2.0)
+    rig.pump.start()
+    rig.wait_sent(4)
+    rig.deliver(result(1), result(2), result(3))
+    rig.wait_sent(5)
+    assert rig.sender.sent[4][:2] == (0, 2)
+    rig.deliver(result(0, 2))
+    assert rig.pump.take(5).issue_indexes == [0, 1]
     rig.pump.stop()
 
 

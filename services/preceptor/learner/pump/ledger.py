@@ -5,6 +5,8 @@ comes out of `due_orders`. A ledger that was restored from a checkpoint learns f
 ("adopts" them): they were sent after that checkpoint, by the process that died.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from preceptor.learner.pump.accounting import Accounting, AttemptState, GroupState
@@ -24,6 +26,7 @@ class Ledger:
         self._open: dict[int, Group] = {}
         self._lingering: dict[int, Group] = {}
         self._orders: list[SendOrder] = []
+        self._newest_arrived_s = float("-inf")  # when the newest attempt that has reported was sent
         self.cursor = 0
         self.consecutive_abandoned = 0
         self.accounting = Accounting()
@@ -39,8 +42,13 @@ class Ledger:
         return sum(group.state is GroupState.IN_FLIGHT for group in self._open.values())
 
     def place(self, issue_index: int) -> int:
-        """How many open groups come before this one in issue order."""
-        return sum(index < issue_index for index in self._open)
+        """How many open groups come before this one in issue order, those included that a restart has yet to adopt."""
+        return sum(index < issue_index for index in self._open) + max(0, issue_index - self.cursor)
+
+    def awaits(self, issue_index: int) -> bool:
+        """Whether a usable result of this group would be trained."""
+        group = self._open.get(issue_index)
+        return issue_index >= self.cursor or (group is not None and group.state is GroupState.IN_FLIGHT)
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -50,15 +58,18 @@ class Ledger:
         self._order_attempt(group, now_s)
         return group.issue_index
 
-    def due_orders(self, now_s: float) -> list[SendOrder]:
-        """Takes out the orders to send now. Orders of groups that were served meanwhile are cancelled instead."""
+    def due_orders(self, now_s: float, may_send: Callable[[int], bool] = lambda issue_index: True) -> list[SendOrder]:
+        """Takes out the orders to send now; their deadlines begin now. Groups that may_send refuses are held back.
+
+        Orders of groups that were served meanwhile are cancelled instead.
+        """
         due: list[SendOrder] = []
         later: list[SendOrder] = []
         for order in self._orders:
             if not self._is_wanted(order):
                 self._cancel_order(order)
-            elif order.not_before_s <= now_s:
-                due.append(order)
+            elif order.not_before_s <= now_s and may_send(order.issue_index):
+                due.append(self._released(order, now_s))
             else:
                 later.append(order)
         self._orders = later
@@ -88,6 +99,7 @@ class Ledger:
         record = group.attempts[attempt - 1]
         if record.state not in OPEN_ATTEMPTS:
             return Disposition.REDELIVERED
+        self._newest_arrived_s = max(self._newest_arrived_s, record.deadline_s - self._limits.deadline_s)
         disposition = self._judge(group, outcome)
         self._move_attempt(record, AttemptState(disposition.value))
         if disposition is Disposition.STAGED:
@@ -105,6 +117,26 @@ class Ledger:
             self._retry_or_abandon(group, now_s)
             self._settle(group)
         return len(late)
+
+    def resend_stragglers(self, now_s: float, patience_s: float) -> int:
+        """Gives up first attempts that have taken patience_s while a group sent no earlier has arrived.
+
+        Their messages are probably lost. If not, their results are used all the same. Returns how many there were.
+        """
+        sent_before_s = min(now_s - patience_s, self._newest_arrived_s)
+        latest_s = sent_before_s + self._limits.deadline_s
+        firsts = [(g, a) for g, a in self._attempts_in_flight() if g.is_open and len(g.attempts) == 1]
+        late = [(group, attempt) for group, attempt in firsts if attempt.deadline_s <= latest_s]
+        for group, attempt in late:
+            self._move_attempt(attempt, AttemptState.EXPIRED)
+            self._retry_or_abandon(group, now_s)
+        return len(late)
+
+    def sent_s(self, issue_index: int, attempt: int) -> float | None:
+        """When an attempt of a group that is still open was due to be sent."""
+        group = self._open.get(issue_index)
+        known = group is not None and 1 <= attempt <= len(group.attempts)
+        return group.attempts[attempt - 1].deadline_s - self._limits.deadline_s if group and known else None
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -200,6 +232,11 @@ class Ledger:
             return False
         return group.attempts[order.attempt - 1].state is AttemptState.IN_FLIGHT
 
+    def _released(self, order: SendOrder, now_s: float) -> SendOrder:
+        deadline_s = now_s + self._limits.deadline_s
+        self._open[order.issue_index].attempts[order.attempt - 1].deadline_s = deadline_s
+        return replace(order, deadline_s=deadline_s)
+
     def _cancel_order(self, order: SendOrder) -> None:
         group = self._open.get(order.issue_index) or self._lingering.get(order.issue_index)
         if group is None:
@@ -247,8 +284,14 @@ class Ledger:
         self.consecutive_abandoned += 1
 
     def _attempts_in_flight(self) -> list[tuple[Group, Attempt]]:
-        groups = [*self._open.values(), *self._lingering.values()]
-        return [(g, a) for g in groups for a in g.attempts if a.state is AttemptState.IN_FLIGHT]
+        """Those that were sent: an order that still waits here cannot expire."""
+        unsent = {(order.issue_index, order.attempt) for order in self._orders}
+        return [
+            (group, attempt)
+            for group in (*self._open.values(), *self._lingering.values())
+            for number, attempt in enumerate(group.attempts, 1)
+            if attempt.state is AttemptState.IN_FLIGHT and (group.issue_index, number) not in unsent
+        ]
 
     def _staged(self, issue_index: int) -> Group:
         group = self._open.get(issue_index)

@@ -28,13 +28,19 @@ class AttemptSender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PumpSettings:
-    """total_steps: bounds what is issued. max_consecutive_abandoned: groups without any success before giving up."""
+    """total_steps: bounds what is issued. max_consecutive_abandoned: groups without any success before giving up.
+
+    straggler_factor: a group that takes so many times as long as the slowest of the recent ones, and min_patience_s at
+    least, is sent again before its deadline; 0: never.
+    """
 
     run_id: str
     groups_per_batch: int
     group_size: int
     total_steps: int
     max_consecutive_abandoned: int
+    straggler_factor: float = 0.0
+    min_patience_s: float = 5.0
     read_timeout_s: float = 1.0
     send_backoff_s: float = 0.5
     max_send_backoff_s: float = 5.0

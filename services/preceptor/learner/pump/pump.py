@@ -5,7 +5,7 @@ Two threads: one reads the stream into the ledger, one issues groups and sends a
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +21,7 @@ from preceptor.learner.pump.results import Batch, GroupResult
 from preceptor.learner.pump.staleness import StalenessPolicy, group_staleness
 
 log = get_logger(__name__)
+_RECENT_GROUPS = 256
 
 
 class Pump:
@@ -52,6 +53,7 @@ class Pump:
         self._published_version = lineage.version
         self._entries: dict[str, int] = {}  # entry id -> rollouts; read and not yet acknowledged
         self._staged: dict[int, GroupResult] = {}
+        self._seconds: deque[float] = deque(maxlen=_RECENT_GROUPS)  # from sending to arrival
         self._last_failure = ""
         self._broken: PreceptorError | None = None
         self.counts: Counter[str] = Counter()
@@ -232,6 +234,7 @@ class Pump:
             return True
         if result.run_id != self._settings.run_id:
             return False
+        sent_s = self._ledger.sent_s(result.issue_index, result.attempt)
         made = self._ledger.receive(result.issue_index, result.attempt, self._outcome(result), now_s)
         self.counts[f"results_{made.value}"] += 1
         if made is Disposition.FOREIGN:
@@ -239,6 +242,8 @@ class Pump:
         self._entries[result.entry_id] = max(1, len(result.experiences))
         if made is Disposition.STAGED:
             self._staged[result.issue_index] = result
+            if sent_s is not None:
+                self._seconds.append(now_s - sent_s)
         elif result.failure is not None and made is Disposition.FAILED:
             self._note_failure(result)
         return True
@@ -246,8 +251,13 @@ class Pump:
     def _outcome(self, result: GroupResult) -> Outcome:
         if result.failure is not None:
             return Outcome.FAILED if result.failure.retryable else Outcome.FAILED_FOR_GOOD
-        known = group_staleness(result.experiences, self._lineage) is not None
-        return Outcome.USABLE if known else Outcome.ORPHANED
+        age = group_staleness(result.experiences, self._lineage)
+        if age is None:
+            return Outcome.ORPHANED
+        # Asked for before a rollback, in another line: when its turn comes it would be older than the run allows.
+        made_at = self._lineage.step - age
+        outdated = self._staleness.waits and made_at < self._required_step(result.issue_index)
+        return Outcome.ORPHANED if outdated and self._ledger.awaits(result.issue_index) else Outcome.USABLE
 
     def _note_failure(self, result: GroupResult) -> None:
         failure = result.failure
@@ -274,10 +284,20 @@ class Pump:
         if expired:
             self._last_failure = f"no result within the deadline ({expired} attempts at once)"
             log.warning("attempts expired", count=expired)
+        self._resend_stragglers(self._read_until_s)
         self._check_progress()
         for _ in range(self._room()):
             self._ledger.issue(now_s)
-        return self._ledger.due_orders(now_s)
+        return self._ledger.due_orders(now_s, self._may_send)
+
+    def _resend_stragglers(self, now_s: float) -> None:
+        settings = self._settings
+        if settings.straggler_factor == 0 or len(self._seconds) < settings.groups_per_batch:
+            return
+        patience_s = max(settings.min_patience_s, settings.straggler_factor * max(self._seconds))
+        late = self._ledger.resend_stragglers(now_s, patience_s)
+        if late:
+            log.warning("groups sent again before their deadline", count=late, patience_s=round(patience_s, 2))
 
     def _check_progress(self) -> None:
         abandoned = self._ledger.consecutive_abandoned
@@ -315,11 +335,19 @@ class Pump:
         assert age is not None, "orphaned groups are never staged"
         return age
 
+    def _required_step(self, issue_index: int) -> int:
+        """The step whose weights the group must be written with, if it is taken when its turn in issue order comes."""
+        step_of_use = self._lineage.step + self._ledger.place(issue_index) // self._settings.groups_per_batch
+        return max(0, step_of_use - self._staleness.max_staleness)
+
+    def _may_send(self, issue_index: int) -> bool:
+        """After a rollback groups may have been issued so far ahead that weights young enough do not exist yet."""
+        return not self._staleness.waits or self._required_step(issue_index) <= self._lineage.step
+
     def _min_policy_version(self, issue_index: int) -> int:
         """What a request asks for at least; never a version that a restart rolled back."""
         with self._changed:
-            step_of_use = self._lineage.step + self._ledger.place(issue_index) // self._settings.groups_per_batch
-            wanted = self._lineage.version_at(max(0, step_of_use - self._staleness.max_staleness))
+            wanted = self._lineage.version_at(self._required_step(issue_index))
             if not self._staleness.waits:
                 wanted = min(wanted, self._published_version)
             return max(self._lineage.floor, wanted)

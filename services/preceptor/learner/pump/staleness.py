@@ -41,7 +41,7 @@ class StalenessPolicy(Protocol):
 @dataclass(frozen=True, slots=True)
 class WaitForAll:
     """Requests wait for weights that keep within max_staleness, and every group is trained, however long it took: long
-    completions are not lost for being long. (Only a restart can make a group older than max_staleness.)
+    completions are not lost for being long.
     """
 
     max_staleness: int

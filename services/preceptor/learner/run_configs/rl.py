@@ -133,6 +133,13 @@ class RlConfig(RunConfig):
     attempt_deadline_s: float = Field(
         default=300.0, gt=0, le=86_400, description="A group without a result after this is sent again."
     )
+    straggler_factor: float = Field(
+        default=4.0,
+        ge=0,
+        le=1000,
+        description="A group that takes this many times as long as the slowest of the recent ones (and 5 s at least) "
+        "while later ones arrive is sent again before its deadline, once; 0: never.",
+    )
     max_attempts: int = Field(default=4, ge=1, le=100, description="Attempts per group before it is abandoned.")
     retry_backoff_s: float = Field(
         default=1.0, ge=0, le=3600, description="Wait before a failed group is sent again; doubles per attempt."
