@@ -1,7 +1,5 @@
 """The one error hierarchy. It knows no transport: rpc_errors turns it into a gRPC status and back."""
 
-# ruff: noqa: N818  the names are those of gRPC's codes
-
 from __future__ import annotations
 
 from typing import ClassVar

@@ -187,7 +187,7 @@ class _HealthService(grpc_health.aio.HealthServicer):  # type: ignore[misc,name-
         self._server_status |= {name: _status(serving) for name, serving in health.serving().items()}
         health.subscribe(self._on_change)
 
-    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802  grpc's name
+    async def Watch(self, request: Any, context: Any) -> None:
         seen = _LastWritten(context)
         watching = asyncio.ensure_future(super().Watch(request, seen))
         closing = asyncio.ensure_future(self._closing.wait())
