@@ -118,8 +118,8 @@ class RlSystem:
         loaded: dict[str, Any] = json.loads(path.read_text())
         return loaded
 
-    def metrics(self) -> list[dict[str, Any]]:
-        path = self.home / "artifacts" / "runs" / RUN_ID / "metrics.jsonl"
+    def history(self) -> list[dict[str, Any]]:
+        path = self.home / "artifacts" / "runs" / RUN_ID / "history.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()]
 
     def left_over(self) -> list[str]:
@@ -150,8 +150,8 @@ class RlSystem:
     def explain(self, problem: str) -> str:
         """The problem with the end of every log."""
         parts = [problem, self.log.read_text()[-1500:] if self.log.exists() else ""]
-        for path in sorted((self.home / "logs").glob("*.log")):
-            parts.append(f"--- {path.name}\n{path.read_text(errors='replace')[-1500:]}")
+        logs = sorted((self.home / "logs").glob("*.log"))
+        parts += [f"--- {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in logs]
         return "\n".join(parts)
 
 

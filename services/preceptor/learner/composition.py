@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from preceptor.api.learner.v1 import weights_pb2
 from preceptor.clients.reward import RewardClient
 from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.errors import Unavailable
@@ -17,6 +18,7 @@ from preceptor.learner.adapters.rescoring import RewardGateway, one_reward_model
 from preceptor.learner.adapters.rollout_stream import RolloutStream
 from preceptor.learner.adapters.run_checkpoints import LoadedCheckpoint, RunCheckpoints
 from preceptor.learner.adapters.run_files import LocalRunFiles, model_folder, run_folder
+from preceptor.learner.adapters.run_history import RunHistory
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.monitor import RunControl, RunMonitor, StepMetrics
 from preceptor.learner.phases import PhaseClock
@@ -80,13 +82,20 @@ def build_rl(
     sender = CollectSender(config, order, settings.redis_url)
     pump = _pump(config, stream, sender, checkpoint)
     link = _RunLink()
+    history = RunHistory(folder)
+
+    def announce(manifest: weights_pb2.WeightManifest) -> None:
+        history.published(manifest)
+        feed.announce(manifest)
+
     parts = RunParts(
         trainer=trainer,
         pump=pump,
         policies=policies,
-        publishing=Publisher(policies, config.publish, announce=feed.announce, published=link.published),
+        publishing=Publisher(policies, config.publish, announce=announce, published=link.published),
         checkpoints=checkpoints,
         sink=MetricsLog(folder),
+        history=history,
         files=files,
         one_reward_model=lambda batch: link.one_reward_model(batch, gateway),
         retire_stream=lambda: _quietly(stream.retire),
