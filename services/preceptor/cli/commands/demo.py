@@ -14,8 +14,8 @@ from preceptor.cli.output import json_option, print_json
 from preceptor.cli.stack.cores import available_cores
 from preceptor.cli.stack.layout import Layout, StackOptions, load_layout, parse_scale
 from preceptor.cli.stack.stack import Stack
-from preceptor.cli.stack.supervisor import Program
 from preceptor.common.errors import FailedPrecondition
+from preceptor.common.supervisord import Program
 
 Labels = Literal["true", "flipped", "shuffled"]
 LIGHT_TIMEOUT_S = 120.0
