@@ -122,20 +122,6 @@ class RlSystem:
         path = self.home / "artifacts" / "runs" / RUN_ID / "history.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()]
 
-    def left_over(self) -> list[str]:
-        """Command lines of live processes that carry this home in their environment or arguments."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                text = " ".join([*process.cmdline(), *process.environ().values()])
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            if str(self.home) in text:
-                found.append(" ".join(process.cmdline()))
-        return found
-
     def end(self) -> None:
         """Takes everything down, whatever state it is in."""
         if self.running and self._process is not None:
@@ -153,6 +139,21 @@ class RlSystem:
         logs = sorted((self.home / "logs").glob("*.log"))
         parts += [f"--- {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in logs]
         return "\n".join(parts)
+
+
+def left_over(home: Path) -> list[str]:
+    """Command lines of live processes that carry a home in their environment or arguments."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            text = " ".join([*process.cmdline(), *process.environ().values()])
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if str(home) in text:
+            found.append(" ".join(process.cmdline()))
+    return found
 
 
 def default_config(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.rl_system import RUN_ID, RlSystem, assert_accounting_closed
+from tests.e2e.rl_system import RUN_ID, RlSystem, assert_accounting_closed, left_over
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 VICTIMS = ("generation-0", "rollout-0", "reward", "redis", "learner-rl")
@@ -59,4 +59,4 @@ def test_no_version_was_published_with_two_contents(system):
 
 
 def test_no_process_is_left(system):
-    assert system.left_over() == []
+    assert left_over(system.home) == []
