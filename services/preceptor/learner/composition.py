@@ -83,16 +83,11 @@ def build_rl(
     pump = _pump(config, stream, sender, checkpoint)
     link = _RunLink()
     history = RunHistory(folder)
-
-    def announce(manifest: weights_pb2.WeightManifest) -> None:
-        history.published(manifest)
-        feed.announce(manifest)
-
     parts = RunParts(
         trainer=trainer,
         pump=pump,
         policies=policies,
-        publishing=Publisher(policies, config.publish, announce=announce, published=link.published),
+        publishing=_publisher(config, policies, feed, history, link),
         checkpoints=checkpoints,
         sink=MetricsLog(folder),
         history=history,
@@ -118,6 +113,16 @@ def build_rl(
             part.close()
 
     return BuiltRun(run, close)
+
+
+def _publisher(
+    config: RlConfig, policies: PolicyStore, feed: WeightFeed, history: RunHistory, link: "_RunLink"
+) -> Publisher:
+    def announce(manifest: weights_pb2.WeightManifest) -> None:
+        history.published(manifest)
+        feed.announce(manifest)
+
+    return Publisher(policies, config.publish, announce=announce, published=link.published)
 
 
 class _RunLink:
