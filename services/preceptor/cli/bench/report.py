@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,19 @@ def at_most(name: str, value: float, unit: str, limit: float) -> Figure:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run of a bench. `settings` is what it was asked for and under which conditions; it joins the environment."""
+    """One run of a bench.
+
+    Args:
+        bench: its name.
+        figures: what was measured.
+        settings: what it was asked for and under which conditions; joins the environment.
+        environment: from `environment()`, called before the work starts so that the load shown is others'.
+    """
 
     bench: str
     figures: Sequence[Figure]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    environment: Mapping[str, Any] = field(default_factory=lambda: environment())
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
 
     @property
     def holds(self) -> bool:

@@ -43,9 +43,10 @@ def alternate(
     Returns:
         By side its results in the order of rounds: the i-th of all sides were taken together.
     """
-    taken: dict[str, list[T]] = {name: [] for name in sides}
+    names = list(sides)
+    taken: dict[str, list[T]] = {name: [] for name in names}
     for index in range(-warm_up, rounds):
-        for name in reversed(sides) if index % 2 else sides:
+        for name in reversed(names) if index % 2 else names:
             result = sides[name]()
             if index >= 0:
                 taken[name].append(result)
