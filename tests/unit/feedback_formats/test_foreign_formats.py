@@ -1,6 +1,8 @@
 """HH-RLHF, TRL and UltraFeedback as they are found."""
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from preceptor.api.common.v1 import text_pb2
 from preceptor.feedback.formats.labels import Label
@@ -189,3 +191,15 @@ def test_ultrafeedback_rows_out_of_range_are_bad(tmp_path, row, reason):
     [bad] = read_text(tmp_path, "ultrafeedback", [row])
     assert not isinstance(bad, Label)
     assert reason in bad.reason
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.integers(1, 5), min_size=4, max_size=4), min_size=2, max_size=9))
+def test_ultrafeedback_orders_as_the_means_do(tmp_path, ratings):
+    row = ultra(*[completion(f"r{i}", [str(value) for value in given]) for i, given in enumerate(ratings)])
+    [label] = read_text(tmp_path, "ultrafeedback", [row])
+    place = {name: rank for rank, group in enumerate(label.vote.body.tie_groups) for name in group.candidate_ids}
+    for i, first in enumerate(ratings):
+        for j, second in enumerate(ratings):
+            assert (place[f"c{i + 1}"] < place[f"c{j + 1}"]) == (sum(first) > sum(second))
+            assert (place[f"c{i + 1}"] == place[f"c{j + 1}"]) == (sum(first) == sum(second))
