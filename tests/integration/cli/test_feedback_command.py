@@ -1,12 +1,7 @@
-"""`preceptor feedback` against a real feedback service: what is imported is there once, whatever is killed when."""
+"""`preceptor feedback` against a real feedback service: what goes in, what comes out, and what is said about it."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,46 +13,10 @@ from preceptor.api.feedback.v1 import feedback_service_pb2 as pb
 from preceptor.api.generation.v1 import generation_service_pb2 as generation_pb
 from preceptor.api.generation.v1 import generation_service_pb2_grpc as generation_grpc
 from preceptor.cli.feedback_import import BATCH
-from preceptor.cli.main import run
 from preceptor.clients.feedback import FeedbackClient
-from preceptor.common.waiting import wait_until
+from tests.integration.cli.feedback_cli import Cli, pair
 from tests.integration.feedback.feedback_process import feedback_process
 from tests.unit.feedback.world import new_id
-
-REPOSITORY = Path(__file__).parents[3]
-
-
-class Cli:
-    """The command in this process, and the service that it speaks to."""
-
-    def __init__(self, client: FeedbackClient, address: str, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-        self.client = client
-        self.address = address
-        self.folder = folder
-        self._capsys = capsys
-
-    def __call__(self, *args: str | Path) -> tuple[int, str, str]:
-        """Returns the exit code, standard output and standard error."""
-        self._capsys.readouterr()
-        code = run(["feedback", *map(str, args), "--address", self.address])
-        return code, *self._capsys.readouterr()
-
-    def json(self, *args: str | Path, code: int = 0) -> Any:
-        ended, out, err = self(*args, "--json")
-        assert ended == code, err
-        return json.loads(out)
-
-    def file(self, rows: list[Any], name: str = "rows.jsonl") -> Path:
-        path = self.folder / name
-        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        return path
-
-    def rankings(self, project: str) -> int:
-        return self.client.stats(pb.GetStatsRequest(project_id=project)).rankings
-
-    def exported(self, project: str) -> list[fb.RankedComparison]:
-        return [answer.item for answer in self.client.export_rankings(pb.ExportRankingsRequest(project_id=project))]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +31,6 @@ def service(tmp_path_factory):
 def cli(service, capsys, tmp_path):
     with FeedbackClient(service) as client:
         yield Cli(client, service, capsys, tmp_path)
-
-
-def pair(i: int) -> dict[str, str]:
-    return {"prompt": f"Question {i}?", "chosen": f"good {i}", "rejected": f"bad {i}"}
 
 
 def ranking(project: str, name: str, groups: tuple[str, ...], rater: str = "r1", **body: Any) -> Any:
@@ -283,46 +238,6 @@ def test_a_rater_is_a_pseudonym(cli):
     assert "a pseudonym of letters, digits" in err
 
 
-def test_an_import_killed_on_the_way_is_run_again(cli):
-    rows = 6 * BATCH
-    file = cli.file([pair(i) for i in range(rows)])
-    arguments = ["feedback", "import", "killed", str(file), "--format", "trl-preference", "--address", cli.address]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "services")}
-    process = subprocess.Popen([sys.executable, "-m", "preceptor.cli", *arguments], env=environment)
-    try:
-        wait_until(lambda: project_has(cli, "killed", BATCH + 1), 60, "the import to be under way")
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
-    there = cli.rankings("killed")
-    assert BATCH < there < rows
-    report = cli.json("import", "killed", file, "--format", "trl-preference")
-    assert (report["rankings_added"], report["rankings_already_there"]) == (rows - there, there)
-    assert cli.client.stats(pb.GetStatsRequest(project_id="killed")).comparisons_open == 0
-
-
-def test_an_import_outlasts_a_restart_of_the_service(capsys, tmp_path):
-    rows = 4 * BATCH
-    with feedback_process(tmp_path, f"sqlite:///{tmp_path / 'votes.sqlite'}") as process:
-        process.wait_ready()
-        address = f"127.0.0.1:{process.env['PRECEPTOR_FEEDBACK_PORT']}"
-        with FeedbackClient(address) as client, ThreadPoolExecutor(1) as pool:
-            cli = Cli(client, address, capsys, tmp_path)
-            file = cli.file([pair(i) for i in range(rows)])
-            importing = pool.submit(cli.json, "import", "restart", file, "--format", "trl-preference")
-            wait_until(lambda: project_has(cli, "restart", BATCH), 60, "the import to be under way")
-            process.kill()
-            process.start()
-            report = importing.result(120)
-            assert (report["rows"], report["complete"]) == (rows, True)
-            assert cli.rankings("restart") == rows
-
-
-def project_has(cli: Cli, project: str, rankings: int) -> bool:
-    known = cli.client.list_projects(pb.ListProjectsRequest()).projects
-    return any(p.project_id == project for p in known) and cli.rankings(project) >= rankings
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -344,26 +259,6 @@ def test_a_failed_export_leaves_no_file(cli, tmp_path):
     assert code == 2
     assert f"there is no folder {tmp_path / 'no'}" in err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_backlog_ends_the_import_and_a_later_one_goes_on(capsys, tmp_path):
-    process = feedback_process(tmp_path, f"sqlite:///{tmp_path / 'votes.sqlite'}")
-    process.env["PRECEPTOR_FEEDBACK_MAX_OPEN_COMPARISONS"] = str(BATCH + 10)
-    with process:
-        process.wait_ready()
-        address = f"127.0.0.1:{process.env['PRECEPTOR_FEEDBACK_PORT']}"
-        with FeedbackClient(address) as client:
-            cli = Cli(client, address, capsys, tmp_path)
-            file = cli.file([pair(i) for i in range(2 * BATCH)])
-            arguments = ("import", "full", file, "--format", "trl-preference")
-            code, out, err = cli(*arguments, "--overlap", "2", "--json")
-            assert code == 1
-            assert f"{BATCH + 10} open comparisons already" in err
-            assert "run the same command again to go on" in err
-            assert (json.loads(out)["rankings_added"], json.loads(out)["complete"]) == (BATCH, False)
-            cli.json(*arguments, "--overlap", "2", "--rater", "second")  # completes what waits
-            report = cli.json(*arguments, "--overlap", "2")
-            assert (report["rankings_added"], report["rankings_already_there"]) == (BATCH, BATCH)
 
 
 def test_the_wrong_format_ends_early(cli, monkeypatch):
