@@ -70,7 +70,8 @@ def _tiles(report: Mapping[str, Any]) -> str:
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
-        f'<tr><td>{escape(c["name"])}</td><td class="n">{_measured(c["value"])}</td><td class="n">{escape(c["limit"])}</td>'
+        f'<tr><td>{escape(c["name"])}</td><td class="n">{_measured(c["value"])}</td>'
+        f'<td class="n">{escape(c["limit"])}</td>'
         f'<td class="{"yes" if c["holds"] else "no"}">{"holds" if c["holds"] else "does not hold"}</td></tr>'
         for c in checks
     )
