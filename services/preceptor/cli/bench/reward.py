@@ -82,10 +82,11 @@ def reward(
         folder = Path(name)
         parameters = build_reward_model(folder / "model", hidden=hidden, layers=layers)
         with progress("starting", 2 * (rounds + 1)) as bar:
-            sides = _start(folder, stack, threads or len(available_cores()))
+            threads = threads or len(available_cores())
+            sides = _start(folder, stack, threads)
             taken = alternate(_busy(sides, load), rounds, on_round=lambda: step(bar, "busy"))
             idle = alternate(_idle(sides, load), rounds, on_round=lambda: step(bar, "idle"))
-    settings = {"parameters": parameters, "callers": callers, "items": items, "tokens": tokens, "rounds": rounds}
+    settings = {"parameters": parameters, "callers": callers, "items": items, "tokens": tokens, "threads": threads}
     return finish(Report("reward", figures_of(taken, idle), settings, machine), as_json=as_json)
 
 
