@@ -185,7 +185,8 @@ def _positions(coded: Words, count: int) -> Words:
         total = total[ends]
     elif count and int(coded.max()) == _LONG_GAP:
         raise DataLoss("a block's gaps do not end")
-    return total + np.arange(count)
+    total += np.arange(count)
+    return total
 
 
 class _Budget:
@@ -213,7 +214,8 @@ def _writable(tensor: StoredTensor) -> Words:
     """A tensor's bytes; what is written to them is written to the file."""
     if not tensor.size_bytes:
         return np.empty(0, np.uint8)
-    return np.memmap(tensor.file, np.uint8, "r+")[tensor.begin : tensor.end]
+    mapped: Words = np.memmap(tensor.file, np.uint8, "r+")
+    return mapped[tensor.begin : tensor.end]
 
 
 def _bytes_of(tensor: StoredTensor) -> Words:

@@ -17,6 +17,7 @@ from preceptor.learner.adapters.rescoring import RewardGateway, one_reward_model
 from preceptor.learner.adapters.rollout_stream import RolloutStream
 from preceptor.learner.adapters.run_checkpoints import LoadedCheckpoint, RunCheckpoints
 from preceptor.learner.adapters.run_files import LocalRunFiles, model_folder, run_folder
+from preceptor.learner.adapters.transports import GrpcTransport, ShmTransport, Transport
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.monitor import RunControl, RunMonitor, StepMetrics
 from preceptor.learner.phases import PhaseClock
@@ -59,8 +60,12 @@ def build_rl(
     policies: PolicyStore,
     feed: WeightFeed,
     progress: ProgressCallback | None = None,
+    *,
+    address: str = "",
 ) -> BuiltRun:
     """Loads models, prompts, reward and the last checkpoint.
+
+    address: where this process's WeightService is reached.
 
     Raises:
         InvalidInput, NotFound: a file or directory of the config is missing or broken.
@@ -84,7 +89,13 @@ def build_rl(
         trainer=trainer,
         pump=pump,
         policies=policies,
-        publishing=Publisher(policies, config.publish, announce=feed.announce, published=link.published),
+        publishing=Publisher(
+            policies,
+            config.publish,
+            announce=feed.announce,
+            published=link.published,
+            transports=_transports(config, address),
+        ),
         checkpoints=checkpoints,
         sink=MetricsLog(folder),
         files=files,
@@ -109,6 +120,16 @@ def build_rl(
             part.close()
 
     return BuiltRun(run, close)
+
+
+def _transports(config: RlConfig, address: str) -> list[Transport]:
+    made: list[Transport] = []
+    for name in config.publish.transports:
+        if name == "shm" and Path("/dev/shm").is_dir():
+            made.append(ShmTransport(config.run_id))
+        elif name == "grpc" and address:
+            made.append(GrpcTransport(address))
+    return made
 
 
 class _RunLink:
