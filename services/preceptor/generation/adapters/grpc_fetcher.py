@@ -1,10 +1,11 @@
-"""WeightFetcher for WEIGHT_TRANSPORT_GRPC: several streams of WeightService.FetchWeights, each resumed where it broke."""
+"""WeightFetcher for WEIGHT_TRANSPORT_GRPC: several streams of WeightService.FetchWeights, resumed where they broke."""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import google_crc32c
@@ -139,4 +140,4 @@ def _check(chunk: FetchWeightsResponse, manifest: WeightManifest, at: int, end: 
 def _ranges(size: int, streams: int) -> list[tuple[int, int]]:
     streams = max(1, min(streams, size // _MIN_STREAM_BYTES))
     edges = [size * i // streams for i in range(streams + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

@@ -117,8 +117,8 @@ class PolicyStager:
         if manifest.encoding != weights_pb2.WEIGHT_ENCODING_SPARSE_DELTA or not manifest.HasField("base_version"):
             encoding = weights_pb2.WeightEncoding.Name(manifest.encoding)
             raise FailedPrecondition(
-                f"policy version {version} is encoded as {encoding}: this generator takes WEIGHT_ENCODING_FULL and, with "
-                "a base_version, WEIGHT_ENCODING_SPARSE_DELTA",
+                f"policy version {version} is encoded as {encoding}: this generator takes WEIGHT_ENCODING_FULL and, "
+                "with a base_version, WEIGHT_ENCODING_SPARSE_DELTA",
                 field="manifest.encoding",
             )
         if manifest.base_version >= version:
