@@ -118,23 +118,9 @@ class RlSystem:
         loaded: dict[str, Any] = json.loads(path.read_text())
         return loaded
 
-    def metrics(self) -> list[dict[str, Any]]:
-        path = self.home / "artifacts" / "runs" / RUN_ID / "metrics.jsonl"
+    def history(self) -> list[dict[str, Any]]:
+        path = self.home / "artifacts" / "runs" / RUN_ID / "history.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()]
-
-    def left_over(self) -> list[str]:
-        """Command lines of live processes that carry this home in their environment or arguments."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                text = " ".join([*process.cmdline(), *process.environ().values()])
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            if str(self.home) in text:
-                found.append(" ".join(process.cmdline()))
-        return found
 
     def end(self) -> None:
         """Takes everything down, whatever state it is in."""
@@ -150,9 +136,24 @@ class RlSystem:
     def explain(self, problem: str) -> str:
         """The problem with the end of every log."""
         parts = [problem, self.log.read_text()[-1500:] if self.log.exists() else ""]
-        for path in sorted((self.home / "logs").glob("*.log")):
-            parts.append(f"--- {path.name}\n{path.read_text(errors='replace')[-1500:]}")
+        logs = sorted((self.home / "logs").glob("*.log"))
+        parts += [f"--- {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in logs]
         return "\n".join(parts)
+
+
+def left_over(home: Path) -> list[str]:
+    """Command lines of live processes that carry a home in their environment or arguments."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            text = " ".join([*process.cmdline(), *process.environ().values()])
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if str(home) in text:
+            found.append(" ".join(process.cmdline()))
+    return found
 
 
 def default_config(folder: Path) -> dict[str, Any]:

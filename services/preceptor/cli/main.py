@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "preceptor.cli.commands.inference:generate",
     "score": "preceptor.cli.commands.inference:score",
     "models": "preceptor.cli.commands.models:models",
+    "bench": "preceptor.cli.commands.bench:bench",
 }
 
 

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from preceptor.api.learner.v1 import learner_service_pb2 as learner_pb
 from preceptor.cli.stack.layout import Layout, StackOptions, load_layout
 from preceptor.cli.stack.stack import Stack
-from preceptor.cli.stack.supervisor import Program
 from preceptor.clients.learner import LearnerClient
 from preceptor.common.errors import FailedPrecondition, InternalError, InvalidInput, PreceptorError
+from preceptor.common.supervisord import Program
 from preceptor.common.waiting import wait_until
 from preceptor.learner.run_configs.rl import RlConfig
 from preceptor.learner.run_file import load_run
@@ -68,7 +68,7 @@ def _options(run: RlConfig, options: StackOptions) -> StackOptions:
 def _run_job(stack: Stack, config: Path, run: RlConfig) -> int:
     env = stack.factory.learner_env(all_cores=False)
     argv = (sys.executable, "-m", "preceptor.learner", str(config.resolve()))
-    stack.run_job(Program(JOB, argv, env, done_codes=DONE_CODES))
+    stack.run_job(Program(JOB, argv, env, start_seconds=0, done_codes=DONE_CODES))
     client = LearnerClient(stack.layout.addresses["learner"])
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -83,16 +83,16 @@ def _run_job(stack: Stack, config: Path, run: RlConfig) -> int:
 
             def ended() -> bool:
                 _show(progress, task, client)
-                return stack.job_exit_code(JOB) is not None
+                return stack.supervisor.exit_code(JOB) is not None
 
             wait_until(ended, timeout_s=float("inf"), what="the run", interval_s=0.5)
     except KeyboardInterrupt:
         click.echo("stopping: the learner writes a checkpoint; start the same command again to go on", err=True)
-        stack.supervisor.stop(JOB)
+        stack.supervisor.client.stop(JOB)
         raise
     finally:
         client.close()
-    code = stack.job_exit_code(JOB)
+    code = stack.supervisor.exit_code(JOB)
     if code is None:
         raise InternalError(f"{JOB} has no exit code")
     if code:

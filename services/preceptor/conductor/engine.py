@@ -131,7 +131,7 @@ class LoopEngine:
                     failing_since = now
                 if now - failing_since > self._patience_s:
                     raise
-                context.event("error", f"{error.message}; trying again")
+                context.event("stage", f"waiting, will try again: {error.message}")
                 log.warning("stage is tried again", stage=context.stage.name, error=error.message)
                 self._leaving.wait(self._retry_interval_s)
 

@@ -55,11 +55,14 @@ class Assets:
             return [json.loads(line)["prompt"] for line in file]
 
 
-def build_assets(directory: Path, profile: Profile, seed: int, *, rl: bool = True) -> Assets:
+def build_assets(
+    directory: Path, profile: Profile, seed: int, *, rl: bool = True, sft_model: Path | None = None
+) -> Assets:
     """Writes a demo's files; the same arguments write the same files.
 
     Args:
         rl: False leaves the rl stages out.
+        sft_model: what an earlier demo's sft run made; the loop then starts from it and has no sft stage.
     """
     from preceptor.demo.model import save_untrained_model  # torch; only a build needs it
     from preceptor.demo.tokenizer import train_tokenizer
@@ -74,19 +77,25 @@ def build_assets(directory: Path, profile: Profile, seed: int, *, rl: bool = Tru
     tokenizer = train_tokenizer(prompt + reply for prompt, reply in rows[:8000])
     save_untrained_model(tokenizer, assets.model_init, seed)
     assets.loop_yaml.write_text(
-        yaml.safe_dump(loop_config(assets, profile, seed, rl=rl), sort_keys=False), encoding="utf-8"
+        yaml.safe_dump(loop_config(assets, profile, seed, rl=rl, sft_model=sft_model), sort_keys=False),
+        encoding="utf-8",
     )
     return assets
 
 
-def loop_config(assets: Assets, profile: Profile, seed: int, *, rl: bool) -> dict[str, Any]:
+def loop_config(
+    assets: Assets, profile: Profile, seed: int, *, rl: bool, sft_model: Path | None = None
+) -> dict[str, Any]:
     """The loop's YAML as a mapping."""
+    start: dict[str, Any] = {"sft": {"run": sft_config(assets, profile, seed)}}
+    if sft_model is not None:
+        start = {"initial_model": str(sft_model.resolve())}
     config: dict[str, Any] = {
         "project": {"project_id": "demo", "title": "Support replies (demo)", "guidelines": GUIDELINES},
         "iterations": profile.iterations,
         "seed": seed,
         "prompts": str(assets.train_prompts),
-        "sft": {"run": sft_config(assets, profile, seed)},
+        **start,
         "collect": {
             "n": profile.group_size,
             "max_tokens": profile.max_tokens,

@@ -55,6 +55,7 @@ def run_demo(
     out_dir: Path,
     progress: Callable[[DemoProgress], None],
     timeout_s: float = 3600.0,
+    sft_model: Path | None = None,
 ) -> dict[str, Any]:
     """Runs the loop to its end and returns the report, which it also writes to out_dir as report.json and report.html.
 
@@ -65,7 +66,7 @@ def run_demo(
         DeadlineExceeded: it took longer than timeout_s.
     """
     sizes = PROFILES[profile]
-    assets = build_assets(out_dir / "assets", sizes, seed, rl=rl)
+    assets = build_assets(out_dir / "assets", sizes, seed, rl=rl, sft_model=sft_model)
     recorder = BusyRecorder(_with_second_job(stack.metrics_urls), root_pid=stack.supervisor_pid)
     recorder.start()
     demo = _Demo(stack, sizes, assets, labels)

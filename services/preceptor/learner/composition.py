@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from preceptor.api.learner.v1 import weights_pb2
 from preceptor.clients.reward import RewardClient
 from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.errors import Unavailable
@@ -17,6 +18,7 @@ from preceptor.learner.adapters.rescoring import RewardGateway, one_reward_model
 from preceptor.learner.adapters.rollout_stream import RolloutStream
 from preceptor.learner.adapters.run_checkpoints import LoadedCheckpoint, RunCheckpoints
 from preceptor.learner.adapters.run_files import LocalRunFiles, model_folder, run_folder
+from preceptor.learner.adapters.run_history import RunHistory
 from preceptor.learner.adapters.transports import GrpcTransport, ShmTransport, Transport
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.monitor import RunControl, RunMonitor, StepMetrics
@@ -85,19 +87,15 @@ def build_rl(
     sender = CollectSender(config, order, settings.redis_url)
     pump = _pump(config, stream, sender, checkpoint)
     link = _RunLink()
+    history = RunHistory(folder)
     parts = RunParts(
         trainer=trainer,
         pump=pump,
         policies=policies,
-        publishing=Publisher(
-            policies,
-            config.publish,
-            announce=feed.announce,
-            published=link.published,
-            transports=_transports(config, address),
-        ),
+        publishing=_publisher(config, policies, feed, history, link, address),
         checkpoints=checkpoints,
         sink=MetricsLog(folder),
+        history=history,
         files=files,
         one_reward_model=lambda batch: link.one_reward_model(batch, gateway),
         retire_stream=lambda: _quietly(stream.retire),
@@ -130,6 +128,22 @@ def _transports(config: RlConfig, address: str) -> list[Transport]:
         elif name == "grpc" and address:
             made.append(GrpcTransport(address))
     return made
+
+
+def _publisher(
+    config: RlConfig,
+    policies: PolicyStore,
+    feed: WeightFeed,
+    history: RunHistory,
+    link: "_RunLink",
+    address: str,
+) -> Publisher:
+    def announce(manifest: weights_pb2.WeightManifest) -> None:
+        history.published(manifest)
+        feed.announce(manifest)
+
+    transports = _transports(config, address)
+    return Publisher(policies, config.publish, announce=announce, published=link.published, transports=transports)
 
 
 class _RunLink:

@@ -58,6 +58,14 @@ class MetricsSink(Protocol):
     def close(self) -> None: ...
 
 
+class History(Protocol):
+    """What the run did, for audits."""
+
+    def trained(self, step: int, policy_version: int, groups: Sequence[int]) -> None: ...
+    def restored(self, step: int) -> None: ...
+    def close(self) -> None: ...
+
+
 class RunFiles(Protocol):
     """Where the run's results go."""
 

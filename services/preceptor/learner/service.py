@@ -10,7 +10,16 @@ from preceptor.common.errors import FailedPrecondition
 from preceptor.common.telemetry import get_logger
 from preceptor.learner.monitor import RunControl, RunMonitor, RunState, StepMetrics
 from preceptor.learner.phases import WAIT, PhaseClock
-from preceptor.learner.ports import Checkpoint, Checkpoints, MetricsSink, Policies, Publishing, RunFiles, Trainer
+from preceptor.learner.ports import (
+    Checkpoint,
+    Checkpoints,
+    History,
+    MetricsSink,
+    Policies,
+    Publishing,
+    RunFiles,
+    Trainer,
+)
 from preceptor.learner.pump.pump import Pump
 from preceptor.learner.pump.results import Batch
 from preceptor.learner.pump.staleness import staleness_by_length
@@ -44,6 +53,7 @@ class RunParts:
     publishing: Publishing
     checkpoints: Checkpoints
     sink: MetricsSink
+    history: History
     files: RunFiles
     one_reward_model: Callable[[Batch], Batch]
     retire_stream: Callable[[], None]
@@ -98,6 +108,7 @@ class RlRun:
             self._parts.pump.stop()
             self._parts.publishing.close()
             self._parts.sink.close()
+            self._parts.history.close()
 
     # -- the steps, in order -------------------------------------------------------------------------------------
 
@@ -145,6 +156,7 @@ class RlRun:
             "critic_only": float(critic_only),
             "reward_model_version": float(batch.groups[0].reward_model_version),
         }
+        self._parts.history.trained(self.step + 1, self._version, batch.issue_indexes)
         self._parts.pump.trained(batch, self._parts.policies.reserve())
         self.totals.step_done(batch, metrics)
         return replace(result, metrics=metrics)
@@ -234,6 +246,7 @@ class RlRun:
         self.totals = RunTotals.restored(checkpoint.state["totals"])
         self._phases.total_s.update(checkpoint.state["phases"])
         self._saved_step = self.step
+        self._parts.history.restored(self.step)
         log.info("restored", step=self.step, policy_version=self._version)
 
     def _publish_start(self) -> None:

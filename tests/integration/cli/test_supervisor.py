@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from preceptor.cli.stack.supervisor import Program, Supervisor, config_text
+from preceptor.cli.stack.supervisor import Supervisor
+from preceptor.common.supervisord import Program, config_text
 from preceptor.common.waiting import wait_until
 
 SLEEPER = "import signal; signal.pause()"
@@ -77,8 +78,8 @@ def test_nothing_outlives_a_killed_supervisor(supervisor, tmp_path):
 def test_a_program_added_later_runs_and_stops(supervisor, tmp_path):
     job = Program("job", (sys.executable, "-c", SLEEPER))
     (tmp_path / "jobs" / "job.conf").write_text(job.section(tmp_path / "logs"))
-    supervisor.add("job")
+    supervisor.client.add("job")
     running(supervisor, "job", "sleeper")
-    supervisor.add("job")
-    supervisor.stop("job")
+    supervisor.client.add("job")
+    supervisor.client.stop("job")
     assert "job" not in pids(supervisor)

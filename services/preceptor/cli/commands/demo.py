@@ -14,8 +14,8 @@ from preceptor.cli.output import json_option, print_json
 from preceptor.cli.stack.cores import available_cores
 from preceptor.cli.stack.layout import Layout, StackOptions, load_layout, parse_scale
 from preceptor.cli.stack.stack import Stack
-from preceptor.cli.stack.supervisor import Program
 from preceptor.common.errors import FailedPrecondition
+from preceptor.common.supervisord import Program
 
 Labels = Literal["true", "flipped", "shuffled"]
 LIGHT_TIMEOUT_S = 120.0
@@ -29,6 +29,7 @@ class DemoOptions:
     seed: int = 0
     labels: Labels = "true"
     rl: bool = True
+    sft_model: Path | None = None
 
 
 @click.command()
@@ -43,6 +44,11 @@ class DemoOptions:
     help="Controls: raters who say the opposite, or anything.",
 )
 @click.option("--rl/--no-rl", default=True, show_default=True, help="Control: labels and reward models alone.")
+@click.option(
+    "--sft-model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Start from what an earlier demo's sft run made: OUT/artifacts/runs/demo-sft/model.",
+)
 @click.option("--scale", multiple=True, metavar="STAGE=COUNT", help="Processes per stage; by default by cores.")
 @click.option("--port-base", type=click.IntRange(0, 50000), default=0, help="Added to every port but the console's.")
 @click.option("--console-port", type=click.IntRange(1, 65535), default=8080, show_default=True)
@@ -55,6 +61,7 @@ def demo(
     seed: int,
     labels: Labels,
     rl: bool,
+    sft_model: Path | None,
     scale: tuple[str, ...],
     port_base: int,
     console_port: int,
@@ -75,7 +82,7 @@ def demo(
 
         return verify_demo(out.resolve().with_name(out.name + "-verify"), options, profile, as_json=as_json)
     home = out.resolve()
-    report = run_one(home, options, DemoOptions(profile, seed, labels, rl), keep_up=keep_up)
+    report = run_one(home, options, DemoOptions(profile, seed, labels, rl, sft_model), keep_up=keep_up)
     if as_json:
         print_json(report)
     else:
@@ -111,6 +118,7 @@ def run_one(home: Path, options: StackOptions, what: DemoOptions, *, keep_up: bo
                 seed=what.seed,
                 labels=what.labels,
                 rl=what.rl,
+                sft_model=what.sft_model,
                 out_dir=home,
                 progress=progress,
             )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from preceptor.cli.stack.cores import CorePlan, CoreShare, available_cores, plan_cores
 from preceptor.cli.stack.layout import Layout
-from preceptor.cli.stack.supervisor import Program
 from preceptor.common.embedded_redis import redis_executable
+from preceptor.common.supervisord import Program
 
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "HF_HOME", "HF_TOKEN", "PYTHONPATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
 

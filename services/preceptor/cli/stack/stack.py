@@ -10,9 +10,10 @@ from pathlib import Path
 
 from preceptor.cli.stack.layout import Layout, save_options
 from preceptor.cli.stack.programs import ProgramFactory
-from preceptor.cli.stack.supervisor import RUNNING_STATES, Program, Supervisor, config_text
+from preceptor.cli.stack.supervisor import Supervisor
 from preceptor.common.embedded_redis import redis_config
 from preceptor.common.errors import DeadlineExceeded, FailedPrecondition, InternalError
+from preceptor.common.supervisord import ENDED_STATES, Program, config_text
 from preceptor.common.waiting import wait_until
 
 MAX_STARTS = 2
@@ -100,7 +101,7 @@ class Stack:
         rows = []
         for info in self.supervisor.processes():
             name = info["name"]
-            running = info["statename"] in RUNNING_STATES
+            running = info["statename"] not in ENDED_STATES
             known = name in ports or name == "redis"
             rows.append(
                 ProcessStatus(
@@ -115,16 +116,9 @@ class Stack:
 
     def run_job(self, program: Program) -> None:
         """Starts a job beside the services; one of that name that has ended is replaced."""
-        self.supervisor.remove(program.name)
+        self.supervisor.client.remove(program.name)
         (self.layout.jobs_dir / f"{program.name}.conf").write_text(program.section(self.layout.logs_dir))
-        self.supervisor.add(program.name)
-
-    def job_exit_code(self, name: str) -> int | None:
-        """The exit code of a job that has ended for good; None while it runs or is being restarted."""
-        for info in self.supervisor.processes():
-            if info["name"] == name and info["statename"] in {"EXITED", "FATAL", "STOPPED"}:
-                return int(info["exitstatus"])
-        return None
+        self.supervisor.client.add(program.name)
 
     def log_tail(self, name: str, lines: int = 15) -> str:
         """The last lines of a process's log."""

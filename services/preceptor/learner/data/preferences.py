@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 from google.protobuf.json_format import ParseDict, ParseError
 
 from preceptor.api.feedback.v1 import feedback_pb2
 from preceptor.common.errors import InvalidInput
+from preceptor.common.preference_pairs import Pair, pairs_of
 from preceptor.learner.data.jsonl import Line, Message, read_jsonl
 from preceptor.learner.data.transcripts import OddRowError, split_pair
 from preceptor.learner.run_configs.reward import RewardData
+
+__all__ = ["CandidateText", "Labels", "OddRow", "Pair", "Prompt", "RankedCandidates", "load_labels", "pairs_of"]
 
 Prompt = str | tuple[Message, ...]
 
@@ -64,24 +66,6 @@ class Labels:
     def rankings(self) -> int:
         """Votes in all."""
         return sum(len(comparison.rankings) for comparison in self.comparisons)
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """P(first beats second) = target in the eyes of one rater."""
-
-    first: int
-    second: int
-    target: float
-
-
-def pairs_of(ranking: Sequence[Sequence[int]]) -> list[Pair]:
-    """Returns all K-choose-2 pairs of one ranking, better candidate first; candidates tied have target 0.5."""
-    rank_of = {candidate: rank for rank, group in enumerate(ranking) for candidate in group}
-    pairs = []
-    for a, b in combinations(sorted(rank_of, key=lambda candidate: (rank_of[candidate], candidate)), 2):
-        pairs.append(Pair(a, b, 0.5 if rank_of[a] == rank_of[b] else 1.0))
-    return pairs
 
 
 def load_labels(sources: Sequence[RewardData]) -> Labels:

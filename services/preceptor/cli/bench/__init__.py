@@ -1,0 +1,1 @@
+"""`preceptor bench`: speed, measured as ratios against a peer in the same run."""
