@@ -31,6 +31,7 @@ from preceptor.learner.server import WeightFeed
 from tests.support.weights import Weights, content
 
 RUN = "run-w"
+SERVICES = str(Path(__file__).parents[3] / "services")
 FULL, DELTA = weights_pb2.WEIGHT_ENCODING_FULL, weights_pb2.WEIGHT_ENCODING_SPARSE_DELTA
 
 
@@ -356,7 +357,7 @@ def test_what_a_killed_learner_left_is_removed_by_the_next(tmp_path: Path, shm: 
     )
     staged = Weights().export(tmp_path / "export")
     command = [sys.executable, "-c", code, RUN, str(shm), str(staged)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": "services"}) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": SERVICES}) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         left = list(shm.glob(f"{SHM_PREFIX}*"))
