@@ -37,6 +37,7 @@ from preceptor.generation.server import SERVICE_NAME, GenerationServicer
 from preceptor.generation.service import Generation, Identity
 from preceptor.generation.updates import WeightUpdater
 from preceptor.generation.versions import VersionClock
+from preceptor.generation.weights import WeightFetcher
 
 
 def main() -> None:
@@ -138,7 +139,7 @@ def run_parts(
     downloads = staging.path / "downloads"
     store = ArtifactStore(settings.artifacts_url, cache_dir=downloads)
     source = PolicyStore(store, settings.run_id)
-    fetchers = [ShmFetcher(), GrpcFetcher(), StoreFetcher(store, downloads)]
+    fetchers: list[WeightFetcher] = [ShmFetcher(), GrpcFetcher(), StoreFetcher(store, downloads)]
     stager = PolicyStager(settings.run_id, fetchers, staging.path, source.manifest)
     updater = WeightUpdater(engine, stager, clock, settings.load_timeout_s)
     follower = Follower(source, updater, clock, settings.watch_interval_s, announcer.refresh)

@@ -96,7 +96,7 @@ class _Bench:
 
     def __init__(self, folder: Path, export: Path, peers: Sequence[Peer], stack: ExitStack) -> None:
         self._export = export
-        self._data = memoryview(np.memmap(export / "model.safetensors", np.uint8, "r"))
+        self._data = np.memmap(export / "model.safetensors", np.uint8, "r").data
         self._peers = peers
         self._pool = stack.enter_context(ThreadPoolExecutor(len(peers)))
         self._store = ArtifactStore((folder / "artifacts").as_uri())

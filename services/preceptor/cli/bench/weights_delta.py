@@ -109,6 +109,6 @@ def write_model(folder: Path, layers: Sequence[Bits]) -> int:
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for bits in layers:
-            file.write(memoryview(bits))
+            file.write(bits.data)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     return end

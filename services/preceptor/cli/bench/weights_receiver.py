@@ -21,6 +21,7 @@ from preceptor.generation.adapters.fetchers import ShmFetcher, StoreFetcher
 from preceptor.generation.adapters.grpc_fetcher import GrpcFetcher
 from preceptor.generation.adapters.stager import PolicyStager
 from preceptor.generation.adapters.staging import StagingFolder
+from preceptor.generation.weights import WeightFetcher
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def _work(request: dict[str, Any], staging: StagingFolder, buffer: bytearray) ->
         return lambda: weights_chain.tcp_receive(request["port"], buffer)
     manifest = json_format.ParseDict(request["manifest"], WeightManifest())
     store = ArtifactStore(request["store"], cache_dir=staging.path / "downloads")
-    fetchers = [ShmFetcher(), GrpcFetcher(), StoreFetcher(store, staging.path / "downloads")]
+    fetchers: list[WeightFetcher] = [ShmFetcher(), GrpcFetcher(), StoreFetcher(store, staging.path / "downloads")]
     stager = PolicyStager(manifest.run_id, fetchers, staging.path, _no_base)
     return lambda: stager.discard([stager.stage(manifest)])
 
