@@ -1,7 +1,5 @@
 """A RewardService that does as its request's `model` says: for tests of what surrounds every servicer."""
 
-# ruff: noqa: N802  gRPC names the methods
-
 import asyncio
 import os
 import sys

@@ -20,6 +20,7 @@ from preceptor.cli.bench.feedback_load import Taken, create_project, rate
 from preceptor.cli.bench.feedback_preload import durability, preload, prepare
 from preceptor.cli.bench.postgres import databases
 from preceptor.cli.bench.processes import ServiceProcess
+from preceptor.cli.bench.redis_server import redis_server
 from preceptor.cli.bench.report import Figure, Report, at_most, environment, finish, progress, step
 from preceptor.cli.bench.rounds import alternate, percentile, ratios, spread
 from preceptor.cli.output import json_option
@@ -91,23 +92,29 @@ def feedback(
                 urls["postgresql"] = found
             else:
                 settings["postgresql"] = "not measured: neither --postgres-url nor the package pgserver"
+        redis_url = stack.enter_context(redis_server(folder))
         figures.append(Figure("disk.fsyncs", fsyncs_per_s(folder), "1/s"))
         with progress("starting", len(urls) * (rounds + 3)) as bar:
             for name, (empty, filled) in urls.items():
-                figures += measure(name, empty, filled, load, folder, bar)
+                figures += measure(name, (empty, filled), load, folder, redis_url, bar)
                 settings[f"{name}_durability"] = durability(empty)
     return finish(Report("feedback", figures, settings, machine), as_json=as_json)
 
 
-def measure(name: str, empty: str, filled: str, load: FeedbackLoad, folder: Path, bar: Progress) -> list[Figure]:
-    """The figures of one kind of database, from two servers on two databases of that kind."""
-    for url in (empty, filled):
+def measure(
+    name: str, urls: tuple[str, str], load: FeedbackLoad, folder: Path, redis_url: str, bar: Progress
+) -> list[Figure]:
+    """The figures of one kind of database, from two servers on two databases of that kind, empty and to be filled."""
+    for url in urls:
         prepare(url)
     step(bar, f"{name}: storing {load.rankings} rankings")
-    preload(filled, load.rankings, load.raters)
+    preload(urls[1], load.rankings, load.raters)
     with ExitStack() as stack:
         servers = [
-            stack.enter_context(ServiceProcess("feedback", folder, {"database_url": url})) for url in (empty, filled)
+            stack.enter_context(
+                ServiceProcess("feedback", folder, {"database_url": url, "redis_url": f"{redis_url}/{number}"})
+            )
+            for number, url in enumerate(urls)
         ]
         addresses = [server.wait_ready(_READY_TIMEOUT_S).address for server in servers]
         for address in addresses:

@@ -15,6 +15,7 @@ from preceptor.cli.bench.models import random_text
 from preceptor.feedback import canonical
 from preceptor.feedback.adapters import rows
 from preceptor.feedback.adapters.migrate import migrate
+from preceptor.feedback.adapters.notices import READER
 from preceptor.feedback.adapters.schema import comparisons, leases, vote_events
 from preceptor.feedback.adapters.sql_store import SqlStore, make_engine
 from preceptor.feedback.limits import Limits
@@ -51,7 +52,7 @@ def prepare(url: str) -> None:
 
 
 def preload(url: str, rankings: int, raters: int) -> None:
-    """Stores as many answered comparisons, each ranked once by one of the raters."""
+    """Stores as many answered comparisons, each ranked once by one of the raters, and announced long ago."""
     engine = make_engine(url, 1)
     store = SqlStore(engine)
     FeedbackService(store, utc_now, Limits()).create_project(Project(PROJECT, PROJECT, default_overlap=1))
@@ -61,6 +62,7 @@ def preload(url: str, rankings: int, raters: int) -> None:
             _store(
                 connection, [_answered(rng, i % raters) for i in range(begin, min(begin + _PER_TRANSACTION, rankings))]
             )
+    store.write(lambda tx: tx.set_cursor(READER, tx.high_water_mark(PROJECT)))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))  # as PostgreSQL's own autovacuum would have by the time there are so many
     store.close()

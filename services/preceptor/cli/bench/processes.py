@@ -50,7 +50,7 @@ class BenchProcess:
         pipe = subprocess.PIPE if answers else None
         with log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*_leash(), sys.executable, "-m", module],
+                [*leash(), sys.executable, "-m", module],
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
                 stdin=pipe or subprocess.DEVNULL,
                 stdout=pipe or log,
@@ -195,7 +195,7 @@ class Answering:
         self._answers.write(json.dumps(value) + "\n")
 
 
-def _leash() -> tuple[str, ...]:
+def leash() -> tuple[str, ...]:
     """The prefix that ends a process when the bench dies, a stopped one too; empty where util-linux is absent."""
     path = shutil.which("setpriv")
     return (path, "--pdeathsig", "KILL", "--") if path else ()

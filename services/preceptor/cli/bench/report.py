@@ -99,7 +99,7 @@ def environment() -> dict[str, Any]:
 
 @contextmanager
 def progress(title: str, steps: int) -> Iterator[Progress]:
-    """A bar on standard error. Call `.update(Progress.tasks[0].id, advance=1, description=...)`, or see `step`."""
+    """A bar on standard error for as many steps; `step` moves it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:g}/{task.total:g}"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         bar.add_task(title, total=steps)

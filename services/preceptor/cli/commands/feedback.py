@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 from google.protobuf import json_format
+from rich.console import Console
 from rich.progress import Progress
 
-from preceptor.api.common.v1 import text_pb2
-from preceptor.api.feedback.v1 import feedback_pb2, feedback_service_pb2
-from preceptor.api.generation.v1 import generation_service_pb2 as generation_pb
+from preceptor.api.feedback.v1 import feedback_service_pb2
 from preceptor.cli.connection import address_of, address_option
+from preceptor.cli.feedback_collect import prompt_proto, sample_comparison
+from preceptor.cli.feedback_export import write_snapshot
+from preceptor.cli.feedback_import import Loader, Report, Source, check_file, ensure_project, project_axes, with_axes
 from preceptor.cli.output import home_option, json_option, print_json, print_table
 from preceptor.clients.feedback import FeedbackClient
 from preceptor.clients.generation import GenerationClient
-from preceptor.common.errors import InvalidInput
+from preceptor.common.errors import PreceptorError
+from preceptor.feedback.formats.exporting import FORMATS as EXPORT_FORMATS
+from preceptor.feedback.formats.exporting import Export
+from preceptor.feedback.formats.importing import READERS
+from preceptor.feedback.formats.labels import ImportOptions
+from preceptor.feedback.formats.trl import Shape
+
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group()
@@ -47,54 +56,177 @@ def stats(project: str, address: str | None, home: Path, as_json: bool) -> None:
 
 @feedback.command()
 @click.argument("project")
-@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("output", metavar="FILE", type=FILE)
+@click.option(
+    "--format", "format_name", type=click.Choice(EXPORT_FORMATS), default="rankings", show_default=True, help="Of FILE."
+)
+@click.option(
+    "--shape",
+    type=click.Choice([shape.value for shape in Shape]),
+    default=Shape.AUTO.value,
+    show_default=True,
+    help="TRL's rows: strings, lists of messages, or as each prompt is.",
+)
 @click.option("--high-water-mark", type=click.IntRange(0), default=0, help="Only votes up to this sequence; 0: now.")
 @address_option
 @home_option()
-def export(project: str, output: Path, high_water_mark: int, address: str | None, home: Path) -> None:
-    """Write the rankings in force to OUTPUT, a JSONL file that `preceptor train reward` reads (format: rankings)."""
+@json_option
+def export(
+    project: str,
+    output: Path,
+    format_name: str,
+    shape: str,
+    high_water_mark: int,
+    address: str | None,
+    home: Path,
+    as_json: bool,
+) -> None:
+    """Write the rankings in force to FILE, as JSON lines.
+
+    `rankings` holds everything and is what `preceptor train reward` and `preceptor feedback import` read. The other
+    formats hold less: what they leave out is counted and printed.
+    """
+    request = feedback_service_pb2.CreateSnapshotRequest(project_id=project, label_high_water_mark=high_water_mark)
+    written = Export(format_name, Shape(shape))
     with FeedbackClient(address_of("feedback", home, address)) as client:
-        snapshot = client.create_snapshot(
-            feedback_service_pb2.CreateSnapshotRequest(project_id=project, label_high_water_mark=high_water_mark)
-        ).snapshot
-        request = feedback_service_pb2.ExportRankingsRequest(
-            project_id=project, label_high_water_mark=snapshot.label_high_water_mark
+        snapshot = client.create_snapshot(request).snapshot
+        with _progress("exporting", snapshot.rankings) as progress:
+            write_snapshot(client, snapshot, written, output, progress)
+    left_out = written.report()
+    if as_json:
+        print_json(
+            {
+                "project": project,
+                "label_high_water_mark": snapshot.label_high_water_mark,
+                "rankings": snapshot.rankings,
+                "comparisons": snapshot.comparisons,
+                "label_hash": snapshot.label_hash,
+                "file": str(output),
+                "format": format_name,
+                "rows": written.rows,
+                "left_out": left_out,
+            }
         )
-        staged = output.with_name(output.name + ".part")
-        with Progress(transient=True) as progress, staged.open("w") as file:
-            task = progress.add_task("exporting", total=snapshot.rankings)
-            for answer in client.export_rankings(request):
-                file.write(json_format.MessageToJson(answer.item, indent=None) + "\n")
-                progress.advance(task)
-        staged.replace(output)
-    click.echo(f"{snapshot.rankings} rankings up to {snapshot.label_high_water_mark} -> {output}")
+        return
+    mark = snapshot.label_high_water_mark
+    click.echo(f"{snapshot.rankings} rankings up to {mark} -> {written.rows} rows of {format_name} in {output}")
     click.echo(f"label hash {snapshot.label_hash}")
+    for loss in left_out:
+        click.echo(f"  {loss['count']} {loss['meaning']}", err=True)
 
 
 @feedback.command("import")
 @click.argument("project")
-@click.argument("source", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("source", metavar="FILE", type=FILE)
+@click.option(
+    "--format", "format_name", type=click.Choice(list(READERS)), default="rankings", show_default=True, help="Of FILE."
+)
+@click.option("--rater", default="import", show_default=True, help="Whose votes they are, where FILE does not say.")
+@click.option(
+    "--overlap",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Rankings wanted per comparison, where FILE does not say; above 1, people are asked too.",
+)
+@click.option("--skip-bad", is_flag=True, help="Load the good rows of a file that has bad ones.")
+@click.option("--check", is_flag=True, help="Read the file and report; load nothing.")
 @address_option
 @home_option()
-def import_rankings(project: str, source: Path, address: str | None, home: Path) -> None:
-    """Load rankings that `preceptor feedback export` wrote. What is there already is left as it is."""
-    rows = list(read_rankings(source))
-    with FeedbackClient(address_of("feedback", home, address)) as client:
-        ensure_project(client, project)
-        for row in rows:
-            _import_row(client, project, row)
-    click.echo(f"{len(rows)} rankings are in {project}")
+@json_option
+def import_labels(
+    project: str,
+    source: Path,
+    format_name: str,
+    rater: str,
+    overlap: int,
+    skip_bad: bool,
+    check: bool,
+    address: str | None,
+    home: Path,
+    as_json: bool,
+) -> int:
+    """Load preference data from FILE, JSON lines, as comparisons with a vote each.
+
+    The whole file is checked first. Every bad row is reported with its line and reason, and unless --skip-bad is given
+    nothing is loaded then. Ids follow from the content: an interrupted import is run again and adds nothing twice. The
+    project is made if there is none. Times, shown order and guideline version of exported votes are the service's to
+    give and are not carried over.
+    """
+    report = Report(project, str(source), format_name)
+    asked = Source(source, format_name, ImportOptions(project, rater, overlap))
+    try:
+        with FeedbackClient(address_of("feedback", home, address)) as client:
+            _import(client, asked, report, skip_bad=skip_bad, check=check)
+    except PreceptorError as error:
+        if not report.comparisons_added + report.rankings_added:
+            raise
+        click.echo(f"preceptor: {error}; what was loaded stays: run the same command again to go on", err=True)
+    _show(report, source, as_json, check=check)
+    return 0 if report.complete else 1
+
+
+def _import(client: FeedbackClient, asked: Source, report: Report, *, skip_bad: bool, check: bool) -> None:
+    source = with_axes(asked, project_axes(client, asked.options.project_id))
+    with _progress("checking", _size(source.path)) as progress:
+        axes = check_file(source, report, progress)
+    if check:
+        report.complete = not report.bad_rows
+        return
+    if report.bad_rows and not skip_bad:
+        return
+    source = with_axes(source, ensure_project(client, report.project, axes))
+    with _progress("loading", _size(source.path)) as progress:
+        Loader(client, source, report, skip_bad=skip_bad).load(progress)
+
+
+def _show(report: Report, source: Path, as_json: bool, *, check: bool) -> None:
+    for bad in sorted(report.bad_rows, key=lambda bad: bad.line):
+        click.echo(f"{source}:{bad.line}: {bad.reason}", err=True)
+    if as_json:
+        print_json(report.as_json())
+        return
+    for note in report.notes:
+        click.echo(f"{source}:{note.line}: note: {note.reason}", err=True)
+    for name, rows in sorted(report.not_carried.items()):
+        click.echo(f"not carried over: {name} ({rows} rows)", err=True)
+    click.echo(f"{report.rows} rows, {len(report.bad_rows)} of them bad")
+    if check:
+        return
+    click.echo(
+        f"{report.rankings_added} rankings added to {report.project}, {report.rankings_already_there} were there "
+        f"already; {report.comparisons_added} new comparisons"
+    )
+    if report.notes_left_out:
+        click.echo(f"{report.notes_left_out} further notes are not shown", err=True)
+    if report.bad_rows and not report.complete:
+        loaded = "the import stopped at them" if report.comparisons_added else "nothing was loaded"
+        click.echo(f"there are bad rows and {loaded}: correct them, or load the rest with --skip-bad", err=True)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error; gives a function that takes how much is done."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 @feedback.command()
 @click.argument("project")
-@click.argument("prompts", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("prompts", type=FILE)
 @click.option("--candidates", type=click.IntRange(2, 9), default=4, show_default=True, help="Completions per prompt.")
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Prompts to take.")
 @click.option("--generation-address", default=None, metavar="HOST:PORT")
 @address_option
 @home_option()
+@json_option
 def collect(
     project: str,
     prompts: Path,
@@ -104,103 +236,31 @@ def collect(
     generation_address: str | None,
     address: str | None,
     home: Path,
+    as_json: bool,
 ) -> None:
     """Let the policy answer the prompts in a file and queue the answers for ranking."""
     from preceptor.learner.data.prompts import load_prompts
 
     chosen = load_prompts(prompts)[:limit]
+    created = alike = 0
     with (
         FeedbackClient(address_of("feedback", home, address)) as votes,
         GenerationClient(address_of("generation", home, generation_address)) as policy,
-        Progress(transient=True) as progress,
+        _progress("writing", len(chosen)) as progress,
     ):
-        ensure_project(votes, project)
-        created = 0
-        for item in progress.track(chosen, description="writing"):
-            prompt = _prompt_proto(item.prompt)
+        ensure_project(votes, project, set())
+        for done, item in enumerate(chosen, start=1):
+            prompt = prompt_proto(item.prompt)
             comparison = sample_comparison(policy, project, prompt, item.prompt_id, candidates, max_tokens)
-            if comparison is not None:
+            if comparison is None:
+                alike += 1
+            else:
                 request = feedback_service_pb2.CreateComparisonsRequest(comparisons=[comparison])
                 created += votes.create_comparisons(request).created
+            progress(done)
+    if as_json:
+        print_json({"project": project, "prompts": len(chosen), "comparisons_added": created, "all_alike": alike})
+        return
     click.echo(f"{created} comparisons wait in {project}")
-
-
-def read_rankings(source: Path) -> Iterator[feedback_pb2.RankedComparison]:
-    """The rows of an export; InvalidInput names file and line of the first that is none."""
-    if not source.is_file():
-        raise InvalidInput(f"{source}: no such file", field="source")
-    with source.open() as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield json_format.Parse(line, feedback_pb2.RankedComparison())
-            except json_format.ParseError as error:
-                raise InvalidInput(f"{source}:{number}: not a ranking: {error}", field="source") from error
-
-
-def ensure_project(client: FeedbackClient, project: str) -> None:
-    """Creates the project unless it exists."""
-    known = client.list_projects(feedback_service_pb2.ListProjectsRequest(page_size=1000)).projects
-    if all(item.project_id != project for item in known):
-        new = feedback_pb2.Project(project_id=project, title=project, default_overlap=1)
-        client.create_project(feedback_service_pb2.CreateProjectRequest(project=new))
-
-
-def sample_comparison(
-    policy: GenerationClient,
-    project: str,
-    prompt: text_pb2.Prompt,
-    prompt_id: str,
-    candidates: int,
-    max_tokens: int,
-) -> feedback_pb2.Comparison | None:
-    """A comparison of distinct completions drawn now, or None when they all came out the same."""
-    answer = policy.generate(
-        generation_pb.GenerateRequest(
-            prompt=prompt, n=candidates, sampling=text_pb2.SamplingParameters(max_tokens=max_tokens)
-        )
-    )
-    distinct = {completion.text: completion for completion in answer.completions}
-    if len(distinct) < 2:
-        return None
-    content = "\x00".join([project, prompt_id, str(answer.admitted_policy_version), *distinct])
-    return feedback_pb2.Comparison(
-        comparison_id=hashlib.sha256(content.encode()).hexdigest()[:32],
-        project_id=project,
-        prompt=prompt,
-        prompt_id=prompt_id,
-        run_id=answer.run_id,
-        overlap=1,
-        candidates=[
-            feedback_pb2.Candidate(
-                candidate_id=f"c{index}",
-                text=completion.text,
-                policy_version=max((span.policy_version for span in completion.version_spans), default=-1),
-                sampling=text_pb2.SamplingParameters(max_tokens=max_tokens),
-                truncated=completion.finish_reason == text_pb2.FINISH_REASON_LENGTH,
-            )
-            for index, completion in enumerate(distinct.values())
-        ],
-    )
-
-
-def _prompt_proto(prompt: str | tuple[dict[str, str], ...]) -> text_pb2.Prompt:
-    if isinstance(prompt, str):
-        return text_pb2.Prompt(text=prompt)
-    messages = [text_pb2.Message(role=turn["role"], content=turn["content"]) for turn in prompt]
-    return text_pb2.Prompt(conversation=text_pb2.Conversation(messages=messages))
-
-
-def _import_row(client: FeedbackClient, project: str, row: feedback_pb2.RankedComparison) -> None:
-    comparison, ranking = row.comparison, row.ranking
-    comparison.project_id = project
-    client.create_comparisons(feedback_service_pb2.CreateComparisonsRequest(comparisons=[comparison]))
-    client.submit_ranking(
-        feedback_service_pb2.SubmitRankingRequest(
-            event_id=ranking.event_id,
-            comparison_id=ranking.comparison_id,
-            rater_id=ranking.rater_id,
-            body=ranking.body,
-            shown_at=ranking.shown_at,
-            client=ranking.client or "import",
-        )
-    )
+    if alike:
+        click.echo(f"to {alike} prompts the policy wrote one answer only: nothing to compare", err=True)
