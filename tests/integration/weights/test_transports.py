@@ -365,7 +365,7 @@ def test_what_a_killed_learner_left_is_removed_by_the_next(tmp_path: Path, shm: 
         assert left[0].exists(), "its owner lives"
         process.send_signal(signal.SIGKILL)
         process.wait(10)
-    ShmTransport(RUN, shm).close()
+    ShmTransport("another-run", shm).close()
     assert not left[0].exists()
     beside.close()
     assert not list(shm.iterdir())

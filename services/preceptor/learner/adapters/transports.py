@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from preceptor.api.learner.v1 import weights_pb2
-from preceptor.common.locked_folder import LockedFolder
+from preceptor.common.locked_folder import LockedFolder, remove_abandoned
 from preceptor.common.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -55,6 +55,7 @@ class ShmTransport:
     """
 
     def __init__(self, run_id: str, parent: Path = _SHM) -> None:
+        remove_abandoned(parent, SHM_PREFIX)  # of other runs too
         self._folder = LockedFolder(parent, f"{SHM_PREFIX}{run_id}-")
         self._versions: list[int] = []
 
