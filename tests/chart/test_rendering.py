@@ -4,15 +4,28 @@ from functools import cache
 from typing import Any
 
 import helm_python
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
-from tests.chart.rendering import CHART, NAMESPACE, PREFIX, PRESETS, named, notes, of_kind, render, switched, values_of
+from tests.chart.crds import SCHEMAS
+from tests.chart.rendering import (
+    CHART,
+    NAMESPACE,
+    PREFIX,
+    PRESETS,
+    chart,
+    named,
+    notes,
+    of_kind,
+    render,
+    switched,
+    values_of,
+)
 
 VERSIONS = ["1.30", "1.32", "1.34", kubernetes_validate.latest_version()]
 kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)  # megabytes, per object
-CRDS = {"ScaledObject", "PodMonitor"}
 EXTERNAL = switched(
     redis__bundled__enabled=False,
     redis__external={"url": "redis://redis.data:6379/0", "networkPeers": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
@@ -112,7 +125,9 @@ def test_switches_are_valid_objects(preset: str, switch: str) -> None:
 def check(objects: list[dict[str, Any]], version: str) -> None:
     assert objects
     for item in objects:
-        if item["kind"] not in CRDS:
+        if item["kind"] in SCHEMAS:
+            jsonschema.validate(item, SCHEMAS[item["kind"]])
+        else:
             kubernetes_validate.validate(item, version, strict=True)
         assert item["metadata"].get("namespace", NAMESPACE) == NAMESPACE
     names = [(item["kind"], item["metadata"]["name"]) for item in objects]
@@ -125,6 +140,21 @@ def test_names_come_from_the_release() -> None:
         assert item["metadata"]["name"].startswith(f"{PREFIX}-")
         assert item["metadata"]["namespace"] == NAMESPACE
         assert item["metadata"]["labels"]["app.kubernetes.io/instance"] == "demo"
+
+
+def test_the_longest_release_name_fits() -> None:
+    files = chart().render({}, name="r" * 53, namespace=NAMESPACE)
+    for text in files.values():
+        for item in yaml.safe_load_all(text) if "kind:" in text else []:
+            # The pods of a StatefulSet carry its name and a hash in a label of 63 characters.
+            assert len(item["metadata"]["name"]) <= (52 if item["kind"] == "StatefulSet" else 63)
+
+
+def test_labels_of_the_monitor_stand_beside_its_own() -> None:
+    changes = switched(monitoring__podMonitor__labels={"release": "prometheus"})
+    [monitor] = of_kind(render("production", changes), "PodMonitor")
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert monitor["metadata"]["labels"]["app.kubernetes.io/instance"] == "demo"
 
 
 def test_autoscaled_stages_have_no_replicas() -> None:

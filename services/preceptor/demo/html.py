@@ -70,7 +70,8 @@ def _tiles(report: Mapping[str, Any]) -> str:
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
-        f'<tr><td>{escape(c["name"])}</td><td class="n">{c["value"]:.4g}</td><td class="n">{escape(c["limit"])}</td>'
+        f'<tr><td>{escape(c["name"])}</td><td class="n">{_measured(c["value"])}</td>'
+        f'<td class="n">{escape(c["limit"])}</td>'
         f'<td class="{"yes" if c["holds"] else "no"}">{"holds" if c["holds"] else "does not hold"}</td></tr>'
         for c in checks
     )
@@ -136,6 +137,10 @@ def _tables(report: Mapping[str, Any]) -> str:
 def _grid(figures: Sequence[tuple[str, str]]) -> str:
     cells = "".join(f"<figure><figcaption>{escape(t)}</figcaption>{svg}</figure>" for t, svg in figures)
     return f'<div class="grid">{cells}</div>'
+
+
+def _measured(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
 
 
 def _short(value: Any) -> str:

@@ -102,7 +102,8 @@ def checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         made.append(_check("reward models of meaningless labels that passed the gate", passed, "0", passed == 0))
     if report["groups"]:
         mismatch = report["mismatch"]["logprob_abs_mean"]
-        made.append(_check("engine and learner logprobs differ by", mismatch, "< 0.001", mismatch < 1e-3))
+        agree = mismatch is not None and mismatch < 1e-3
+        made.append(_check("engine and learner logprobs differ by", mismatch, "< 0.001", agree))
         groups, attempts = report["groups"], report["attempts"]
         open_groups = groups["issued"] - groups["trained"] - groups["abandoned"]
         open_attempts = attempts["sent"] - sum(v for k, v in attempts.items() if k not in ("sent", "in_flight"))
@@ -120,8 +121,8 @@ def _gain_check(gain_sd: float, labels: str, rl: bool, profile: str) -> dict[str
     return _check("gold gained (SD)", gain_sd, f"≥ {limit}", gain_sd >= limit)
 
 
-def _check(name: str, value: float, limit: str, holds: bool) -> dict[str, Any]:
-    return {"name": name, "value": float(value), "limit": limit, "holds": bool(holds)}
+def _check(name: str, value: float | None, limit: str, holds: bool) -> dict[str, Any]:
+    return {"name": name, "value": None if value is None else float(value), "limit": limit, "holds": bool(holds)}
 
 
 def environment() -> dict[str, Any]:
@@ -167,8 +168,9 @@ def _last(metrics: Sequence[Mapping[str, Any]], name: str) -> float:
     return values[-1][1] if values else 0.0
 
 
-def _mismatch(run: Measured) -> dict[str, float]:
-    found = dict(run.summary.get("mismatch", {"logprob_abs_mean": 0.0}))
+def _mismatch(run: Measured) -> dict[str, float | None]:
+    """logprob_abs_mean is None where nothing was measured: without an rl run."""
+    found: dict[str, float | None] = dict(run.summary.get("mismatch", {"logprob_abs_mean": None}))
     ratios = [value for _, value in _values(run.metrics, "mismatch/ratio_max_dev_first_minibatch")]
     if ratios:
         found["ratio_max_dev_first_minibatch"] = max(ratios)

@@ -57,7 +57,11 @@ class RunTotals:
             "rollouts": self.rollouts,
             "tokens": self.tokens,
             "staleness": {"mean": self.staleness_sum / max(1, self.step), "max": self.staleness_max},
-            "mismatch": {"logprob_abs_mean": self.mismatch_sum / max(1, self.mismatch_steps)},
+            "mismatch": {
+                # None: no step had a rollout that the current version alone wrote.
+                "logprob_abs_mean": self.mismatch_sum / self.mismatch_steps if self.mismatch_steps else None,
+                "steps": self.mismatch_steps,
+            },
             "rescored_groups": self.rescored_groups,
             "reward_model_version": self.reward_model_version or 0,
             "policy_versions": [int(entry["version"]) for entry in self.weights],
