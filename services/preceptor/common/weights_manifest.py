@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from blake3 import blake3
 from google.protobuf import json_format
@@ -18,7 +20,8 @@ from preceptor.common.errors import DataLoss, FailedPrecondition, InvalidInput, 
 
 MANIFEST_FILE = "manifest.json"
 CHECKSUM_ALGORITHM = "blake3"
-_CHUNK_BYTES = 4 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+_HASHERS = 4  # past that, memory bandwidth is the limit
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _VOLATILE_CONFIG_KEYS = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
 
@@ -67,15 +70,12 @@ def build_manifest(
     sources: Iterable[weights_pb2.WeightSource] = (),
 ) -> weights_pb2.WeightManifest:
     """Returns the manifest of a full version from a Hugging Face folder: config.json and *.safetensors."""
+    stored = read_tensors(model_dir)
     tensors = [
         weights_pb2.TensorManifest(
-            name=tensor.name,
-            dtype=tensor.dtype,
-            shape=tensor.shape,
-            size_bytes=tensor.size_bytes,
-            checksum=checksum(tensor),
+            name=tensor.name, dtype=tensor.dtype, shape=tensor.shape, size_bytes=tensor.size_bytes, checksum=digest
         )
-        for tensor in read_tensors(model_dir)
+        for tensor, digest in zip(stored, _checksums(stored), strict=True)
     ]
     manifest = weights_pb2.WeightManifest(
         run_id=run_id,
@@ -88,6 +88,7 @@ def build_manifest(
         learner_step=learner_step,
         model_digest=model_digest(model_dir),
         content_digest=content_digest(tensors),
+        files=list_files(model_dir),
     )
     manifest.published_at.GetCurrentTime()
     return manifest
@@ -108,6 +109,7 @@ def verify(model_dir: Path, manifest: weights_pb2.WeightManifest) -> None:
             reason="OTHER_MODEL",
         )
     stored = {tensor.name: tensor for tensor in read_tensors(model_dir)}
+    found: list[StoredTensor] = []
     for expected in manifest.tensors:
         tensor = stored.pop(expected.name, None)
         if tensor is None:
@@ -115,19 +117,46 @@ def verify(model_dir: Path, manifest: weights_pb2.WeightManifest) -> None:
         if (tensor.dtype, tensor.shape) != (expected.dtype, tuple(expected.shape)):
             got, want = f"{tensor.dtype}{list(tensor.shape)}", f"{expected.dtype}{list(expected.shape)}"
             raise _mismatch(manifest, expected.name, f"is {got}, the manifest says {want}")
-        if checksum(tensor) != expected.checksum:
-            raise _mismatch(manifest, expected.name, "has other bytes than the manifest's checksum")
+        found.append(tensor)
     if stored:
         raise _mismatch(manifest, min(stored), "is not in the manifest")
+    for expected, digest in zip(manifest.tensors, _checksums(found), strict=True):
+        if digest != expected.checksum:
+            raise _mismatch(manifest, expected.name, "has other bytes than the manifest's checksum")
+
+
+def list_files(folder: Path) -> list[weights_pb2.WeightFile]:
+    """Returns the files of a version's folder, weights first. Those that hold no tensors carry a checksum."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST_FILE)
+    names.sort(key=lambda name: not name.endswith(".safetensors"))
+    return [
+        weights_pb2.WeightFile(
+            name=name,
+            size_bytes=(folder / name).stat().st_size,
+            checksum=b"" if name.endswith(".safetensors") else file_checksum(folder / name),
+        )
+        for name in names
+    ]
+
+
+def verify_files(folder: Path, manifest: weights_pb2.WeightManifest) -> None:
+    """Returns when the manifest's files are in the folder, of their sizes and checksums; DataLoss otherwise."""
+    for file in manifest.files:
+        path = folder / file.name
+        if not path.is_file() or path.stat().st_size != file.size_bytes:
+            raise _mismatch(manifest, file.name, kind="file", what=f"is not a file of {file.size_bytes} bytes")
+        if file.checksum and file_checksum(path) != file.checksum:
+            raise _mismatch(manifest, file.name, kind="file", what="has other bytes than the manifest's checksum")
 
 
 def checksum(tensor: StoredTensor) -> bytes:
     """Returns the BLAKE3 digest (32 bytes) of a tensor's stored bytes."""
-    digest = blake3()
-    with tensor.file.open("rb") as file:
-        for chunk in _chunks(file, tensor.begin, tensor.end):
-            digest.update(chunk)
-    return digest.digest()
+    return _digest(tensor.file, tensor.begin, tensor.end)
+
+
+def file_checksum(path: Path) -> bytes:
+    """Returns the BLAKE3 digest (32 bytes) of a whole file."""
+    return _digest(path, 0, path.stat().st_size)
 
 
 def model_digest(model_dir: Path) -> str:
@@ -195,11 +224,11 @@ def _check_manifest(manifest: weights_pb2.WeightManifest) -> None:
         raise InvalidInput("content_digest does not fit the tensors listed", field="content_digest")
 
 
-def _mismatch(manifest: weights_pb2.WeightManifest, tensor: str, what: str) -> DataLoss:
+def _mismatch(manifest: weights_pb2.WeightManifest, name: str, what: str, kind: str = "tensor") -> DataLoss:
     return DataLoss(
-        f"policy version {manifest.policy_version} of {manifest.run_id}: tensor {tensor} {what}",
+        f"policy version {manifest.policy_version} of {manifest.run_id}: {kind} {name} {what}",
         reason="CORRUPT_WEIGHTS",
-        field=tensor,
+        field=name,
     )
 
 
@@ -225,11 +254,20 @@ def _stored(file: Path, name: str, entry: Any, base: int, size: int) -> StoredTe
     return StoredTensor(name, str(entry["dtype"]), tuple(map(int, entry["shape"])), file, base + begin, base + end)
 
 
-def _chunks(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
-    file.seek(begin)
-    while begin < end:
-        chunk = file.read(min(_CHUNK_BYTES, end - begin))
-        if not chunk:
-            raise DataLoss("the file became shorter while it was read")
-        begin += len(chunk)
-        yield chunk
+def _checksums(tensors: list[StoredTensor]) -> list[bytes]:
+    with ThreadPoolExecutor(min(_HASHERS, len(os.sched_getaffinity(0)))) as pool:
+        return list(pool.map(checksum, tensors))
+
+
+def _digest(path: Path, begin: int, end: int) -> bytes:
+    digest, buffer = blake3(), bytearray(min(_CHUNK_BYTES, end - begin))
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        while begin < end:
+            got = file.readinto(view[: min(_CHUNK_BYTES, end - begin)])
+            if not got:
+                raise DataLoss("the file became shorter while it was read")
+            digest.update(view[:got])
+            begin += got
+    return digest.digest()

@@ -22,8 +22,11 @@ from preceptor.common.telemetry import BusyClock, setup_logging
 from preceptor.generation import metrics
 from preceptor.generation.adapters import vllm_env
 from preceptor.generation.adapters.announcer import Announcer
+from preceptor.generation.adapters.fetchers import ShmFetcher, StoreFetcher
+from preceptor.generation.adapters.grpc_fetcher import GrpcFetcher
 from preceptor.generation.adapters.learner_watch import LearnerWatch
-from preceptor.generation.adapters.policy_store import PolicyStager, PolicyStore, StoreFetcher
+from preceptor.generation.adapters.policy_store import PolicyStore
+from preceptor.generation.adapters.stager import PolicyStager
 from preceptor.generation.adapters.staging import StagingFolder
 from preceptor.generation.adapters.vllm_engine import EngineOptions, VllmEngine
 from preceptor.generation.admission import Admission
@@ -34,6 +37,7 @@ from preceptor.generation.server import SERVICE_NAME, GenerationServicer
 from preceptor.generation.service import Generation, Identity
 from preceptor.generation.updates import WeightUpdater
 from preceptor.generation.versions import VersionClock
+from preceptor.generation.weights import WeightFetcher
 
 
 def main() -> None:
@@ -134,9 +138,10 @@ def run_parts(
     staging = StagingFolder(settings.staging_dir)
     downloads = staging.path / "downloads"
     store = ArtifactStore(settings.artifacts_url, cache_dir=downloads)
-    stager = PolicyStager(settings.run_id, [StoreFetcher(store, downloads)], staging.path)
-    updater = WeightUpdater(engine, stager, clock, settings.load_timeout_s)
     source = PolicyStore(store, settings.run_id)
+    fetchers: list[WeightFetcher] = [ShmFetcher(), GrpcFetcher(), StoreFetcher(store, downloads)]
+    stager = PolicyStager(settings.run_id, fetchers, staging.path, source.manifest)
+    updater = WeightUpdater(engine, stager, clock, settings.load_timeout_s)
     follower = Follower(source, updater, clock, settings.watch_interval_s, announcer.refresh)
     return RunParts(follower, updater, stager, LearnerWatch(registry, settings.run_id, follower.offer), staging)
 

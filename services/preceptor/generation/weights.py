@@ -1,5 +1,4 @@
-"""What brings a policy version to this host, verified, and whence one hears of newer ones. Other transports than the
-store plug in here."""
+"""What brings a policy version to this host, verified, and whence one hears of newer ones."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from preceptor.api.learner.v1.weights_pb2 import WeightManifest
+from preceptor.api.learner.v1.weights_pb2 import WeightManifest, WeightSource, WeightTransport
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +22,23 @@ class StagedPolicy:
 class WeightFetcher(Protocol):
     """One way for bytes to reach this host. Calls block: run them in a thread."""
 
-    def can_fetch(self, manifest: WeightManifest) -> bool:
-        """Returns whether one of the manifest's sources is this fetcher's."""
+    @property
+    def transport(self) -> WeightTransport.ValueType:
+        """Whose sources it understands."""
         ...
 
-    def fetch(self, manifest: WeightManifest, folder: Path) -> None:
-        """Fills an empty folder with config, tokenizer and *.safetensors files of the version.
+    @property
+    def brings_whole(self) -> bool:
+        """Whether it brings the whole weights even of a version that is stored as a delta."""
+        ...
+
+    def fetch(self, manifest: WeightManifest, source: WeightSource, folder: Path) -> None:
+        """Fills an empty folder with the files of a version. Others verify them.
 
         Raises:
             NotFound: the version is gone, as an overtaken one may be.
             DataLoss: what arrived is broken.
-            Unavailable: the source cannot be reached.
+            Unavailable: the source cannot be reached from here.
         """
         ...
 

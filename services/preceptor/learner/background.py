@@ -56,6 +56,11 @@ class BackgroundServer:
         self.port = 0
         self.metrics_port = 0
 
+    @property
+    def address(self) -> str:
+        """Where others reach this server; known once it has started."""
+        return self._settings.advertise_address or f"{self._settings.host}:{self.port}"
+
     def start(self) -> None:
         """Returns once both ports are bound; raises PortInUse and the like."""
         self._thread.start()
@@ -106,8 +111,7 @@ class BackgroundServer:
     async def _announce(self) -> None:
         """Renews the discovery record at a third of its lease; without Redis the run goes on unannounced."""
         registry = AsyncRegistry(self._settings.redis_url)
-        address = self._settings.advertise_address or f"{self._settings.host}:{self.port}"
-        record = {"run_id": self._run_id, "address": address, "kind": self._monitor.snapshot.kind}
+        record = {"run_id": self._run_id, "address": self.address, "kind": self._monitor.snapshot.kind}
         silent = False
         try:
             while True:

@@ -19,6 +19,7 @@ from preceptor.learner.adapters.rollout_stream import RolloutStream
 from preceptor.learner.adapters.run_checkpoints import LoadedCheckpoint, RunCheckpoints
 from preceptor.learner.adapters.run_files import LocalRunFiles, model_folder, run_folder
 from preceptor.learner.adapters.run_history import RunHistory
+from preceptor.learner.adapters.transports import GrpcTransport, ShmTransport, Transport
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.monitor import RunControl, RunMonitor, StepMetrics
 from preceptor.learner.phases import PhaseClock
@@ -61,8 +62,12 @@ def build_rl(
     policies: PolicyStore,
     feed: WeightFeed,
     progress: ProgressCallback | None = None,
+    *,
+    address: str = "",
 ) -> BuiltRun:
     """Loads models, prompts, reward and the last checkpoint.
+
+    address: where this process's WeightService is reached.
 
     Raises:
         InvalidInput, NotFound: a file or directory of the config is missing or broken.
@@ -87,7 +92,7 @@ def build_rl(
         trainer=trainer,
         pump=pump,
         policies=policies,
-        publishing=_publisher(config, policies, feed, history, link),
+        publishing=_publisher(config, policies, feed, history, link, address),
         checkpoints=checkpoints,
         sink=MetricsLog(folder),
         history=history,
@@ -115,14 +120,30 @@ def build_rl(
     return BuiltRun(run, close)
 
 
+def _transports(config: RlConfig, address: str) -> list[Transport]:
+    made: list[Transport] = []
+    for name in config.publish.transports:
+        if name == "shm" and Path("/dev/shm").is_dir():
+            made.append(ShmTransport(config.run_id))
+        elif name == "grpc" and address:
+            made.append(GrpcTransport(address))
+    return made
+
+
 def _publisher(
-    config: RlConfig, policies: PolicyStore, feed: WeightFeed, history: RunHistory, link: "_RunLink"
+    config: RlConfig,
+    policies: PolicyStore,
+    feed: WeightFeed,
+    history: RunHistory,
+    link: "_RunLink",
+    address: str,
 ) -> Publisher:
     def announce(manifest: weights_pb2.WeightManifest) -> None:
         history.published(manifest)
         feed.announce(manifest)
 
-    return Publisher(policies, config.publish, announce=announce, published=link.published)
+    transports = _transports(config, address)
+    return Publisher(policies, config.publish, announce=announce, published=link.published, transports=transports)
 
 
 class _RunLink:

@@ -41,7 +41,7 @@ def run_job(
     try:
         _quieten_transformers()
         if weights is not None and isinstance(config, RlConfig):
-            return _run_rl(config, settings, store, monitor, control, weights, progress)
+            return _run_rl(config, settings, store, monitor, control, weights, progress, server.address)
         assert not isinstance(config, RlConfig)
         return _run_plain(config, settings, store, monitor, control, progress)
     except PreceptorError as error:
@@ -71,10 +71,13 @@ def _run_rl(
     control: RunControl,
     weights: Weights,
     progress: ProgressCallback | None,
+    address: str,
 ) -> str:
     from preceptor.learner.composition import build_rl
 
-    built = build_rl(config, settings, store, monitor, control, weights.policies, weights.feed, progress)
+    built = build_rl(
+        config, settings, store, monitor, control, weights.policies, weights.feed, progress, address=address
+    )
     try:
         return built.run.run().value
     finally:

@@ -3,20 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-
-import google_crc32c
 
 from preceptor.api.learner.v1 import learner_service_pb2 as learner_pb
 from preceptor.api.learner.v1 import learner_service_pb2_grpc, weight_service_pb2_grpc, weights_pb2
 from preceptor.api.learner.v1 import weight_service_pb2 as weight_pb
-from preceptor.common.errors import FailedPrecondition, InvalidInput, NotFound
+from preceptor.common.errors import FailedPrecondition, NotFound
 from preceptor.learner.adapters.policy_store import PolicyStore
+from preceptor.learner.adapters.weight_stream import stream_files
 from preceptor.learner.converters import metrics_to_proto, status_to_proto
 from preceptor.learner.monitor import RunControl, RunMonitor
 
-_CHUNK_BYTES = 1024 * 1024
 _RECHECK_S = 5.0  # a watcher looks again at least this often
 _DEFAULT_WAIT_S = 300.0
 
@@ -142,18 +139,9 @@ class WeightServicer(weight_service_pb2_grpc.WeightServiceServicer):
         self, request: weight_pb.FetchWeightsRequest, context: Any
     ) -> AsyncIterator[weight_pb.FetchWeightsResponse]:
         self._check_run(request.run_id)
-        folder = await asyncio.to_thread(self._policies.folder, request.policy_version)
-        files = sorted(folder.glob("*.safetensors"))
-        size = sum(file.stat().st_size for file in files)
-        if not 0 <= request.offset_bytes <= size:
-            raise InvalidInput(f"offset_bytes {request.offset_bytes} is outside [0, {size}]", field="offset_bytes")
-        offset = request.offset_bytes
-        while offset < size:
-            data = await asyncio.to_thread(_read_at, files, offset)
-            yield weight_pb.FetchWeightsResponse(
-                offset_bytes=offset, data=data, crc32c=google_crc32c.value(data), size_bytes=size
-            )
-            offset += len(data)
+        files = await asyncio.to_thread(self._policies.files, request.policy_version)
+        async for chunk in stream_files(files, request.offset_bytes, request.length_bytes):
+            yield chunk
 
     def _newest(self) -> weights_pb2.WeightManifest | None:
         """From this process's feed, or, before its first publication, from the store."""
@@ -165,18 +153,6 @@ class WeightServicer(weight_service_pb2_grpc.WeightServiceServicer):
     def _check_run(self, run_id: str) -> None:
         if run_id and run_id != self._run_id:
             raise NotFound(f"this learner trains run {self._run_id}, not {run_id}", reason="OTHER_RUN", field="run_id")
-
-
-def _read_at(files: list[Path], offset: int) -> bytes:
-    """Up to 1 MiB of the files' concatenation, from offset."""
-    for file in files:
-        size = file.stat().st_size
-        if offset < size:
-            with file.open("rb") as stream:
-                stream.seek(offset)
-                return stream.read(_CHUNK_BYTES)
-        offset -= size
-    return b""
 
 
 @contextmanager

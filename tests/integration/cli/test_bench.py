@@ -50,6 +50,24 @@ def test_feedback_on_both_databases(tmp_path: Path) -> None:
     assert figures["disk.fsyncs"] > 0
 
 
+def test_weights_over_each_transport(tmp_path: Path) -> None:
+    load = ("--size", "64MiB", "--receivers", "2", "--rounds", "2", "--delta-size", "32MiB")
+    _, figures = bench("weights", *load, tmp_path=tmp_path)
+    for name in ("shm_over_memcpy", "grpc_over_tcp", "store_publish_seconds", "delta_encode", "delta_decode"):
+        assert figures[name] > 0
+    assert 0.01 < figures["delta_share_1_steps"] <= 0.03
+    assert figures["delta_share_1_steps"] < figures["delta_share_16_steps"] <= 0.08
+    assert not list(Path("/dev/shm").glob("preceptor-weights-bench-weights-*"))
+
+
+def test_weights_names_a_size_it_cannot_take(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "services")}
+    command = [sys.executable, "-m", "preceptor.cli", "bench", "weights", "--size", "1 elephant"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "1 elephant" in done.stderr
+
+
 @pytest.mark.slow
 def test_reward_against_the_models_own_forward(tmp_path: Path) -> None:
     sizes = ("--hidden", "64", "--layers", "1", "--threads", "1", "--tokens", "16")

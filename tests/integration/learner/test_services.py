@@ -174,15 +174,22 @@ def test_manifests_by_version(job, weights):
 
 def test_weights_come_in_checked_chunks_and_can_be_resumed(job, weights):
     job.publish(0, elements=700_000)
-    path = job.policies.folder(0) / "model.safetensors"
+    folder = job.policies.folder(0)
+    whole = (folder / "model.safetensors").read_bytes() + (folder / "config.json").read_bytes()
     chunks = list(weights.fetch_weights(weight_pb.FetchWeightsRequest(run_id=RUN, policy_version=0)))
-    assert [len(chunk.data) for chunk in chunks[:-1]] == [1024 * 1024] * (len(chunks) - 1)
+    assert all(len(chunk.data) <= 1024 * 1024 for chunk in chunks)
     assert all(chunk.crc32c == google_crc32c.value(chunk.data) for chunk in chunks)
-    assert {chunk.size_bytes for chunk in chunks} == {path.stat().st_size}
-    assert b"".join(chunk.data for chunk in chunks) == path.read_bytes()
+    assert {chunk.size_bytes for chunk in chunks} == {len(whole)}
+    assert b"".join(chunk.data for chunk in chunks) == whole
     resumed = weights.fetch_weights(
         weight_pb.FetchWeightsRequest(policy_version=0, offset_bytes=chunks[1].offset_bytes)
     )
-    assert b"".join(chunk.data for chunk in resumed) == path.read_bytes()[chunks[1].offset_bytes :]
+    assert b"".join(chunk.data for chunk in resumed) == whole[chunks[1].offset_bytes :]
+    part = weights.fetch_weights(
+        weight_pb.FetchWeightsRequest(policy_version=0, offset_bytes=1_500_000, length_bytes=1_200_000)
+    )
+    assert b"".join(chunk.data for chunk in part) == whole[1_500_000:2_700_000]
     with pytest.raises(InvalidInput, match="offset_bytes"):
         list(weights.fetch_weights(weight_pb.FetchWeightsRequest(policy_version=0, offset_bytes=10**9)))
+    with pytest.raises(InvalidInput, match="length_bytes"):
+        list(weights.fetch_weights(weight_pb.FetchWeightsRequest(policy_version=0, length_bytes=10**9)))

@@ -8,7 +8,9 @@ from preceptor.api.learner.v1 import weights_pb2
 from preceptor.common import weights_manifest
 from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.errors import DataLoss, FailedPrecondition, NotFound
-from preceptor.generation.adapters.policy_store import PolicyStager, PolicyStore, StoreFetcher
+from preceptor.generation.adapters.fetchers import StoreFetcher
+from preceptor.generation.adapters.policy_store import PolicyStore
+from preceptor.generation.adapters.stager import PolicyStager
 
 RUN = "run-a"
 
@@ -38,10 +40,10 @@ def source(artifacts: ArtifactStore) -> PolicyStore:
 
 
 @pytest.fixture
-def stager(artifacts: ArtifactStore, tmp_path: Path) -> PolicyStager:
+def stager(artifacts: ArtifactStore, source: PolicyStore, tmp_path: Path) -> PolicyStager:
     folder = tmp_path / "host"
     folder.mkdir()
-    return PolicyStager(RUN, [StoreFetcher(artifacts, folder / "downloads")], folder)
+    return PolicyStager(RUN, [StoreFetcher(artifacts, folder / "downloads")], folder, source.manifest)
 
 
 def test_there_is_no_version_before_the_first(source: PolicyStore) -> None:
@@ -89,7 +91,7 @@ def test_a_version_of_another_model_is_refused(
         stager.stage(source.manifest(1))
 
 
-def test_deltas_other_runs_and_unknown_transports_are_refused(stager: PolicyStager) -> None:
+def test_deltas_to_nothing_other_runs_and_unknown_transports_are_refused(stager: PolicyStager) -> None:
     full, delta = weights_pb2.WEIGHT_ENCODING_FULL, weights_pb2.WEIGHT_ENCODING_SPARSE_DELTA
     for manifest, field in [
         (weights_pb2.WeightManifest(run_id="other", encoding=full), "manifest.run_id"),

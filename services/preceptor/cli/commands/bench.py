@@ -10,6 +10,7 @@ BENCHES = {
     "generation": "preceptor.cli.bench.generation:generation",
     "reward": "preceptor.cli.bench.reward:reward",
     "feedback": "preceptor.cli.bench.feedback:feedback",
+    "weights": "preceptor.cli.bench.weights:weights",
 }
 
 

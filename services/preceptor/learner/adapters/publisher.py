@@ -1,7 +1,7 @@
 """Publishes policy versions in a thread of its own, so that the learner goes on with the next batch."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
@@ -9,7 +9,9 @@ from pathlib import Path
 from preceptor.api.learner.v1 import weights_pb2
 from preceptor.common.errors import DeadlineExceeded
 from preceptor.common.telemetry import get_logger, histogram
+from preceptor.learner.adapters.delta_chain import DeltaChain
 from preceptor.learner.adapters.policy_store import PolicyStore
+from preceptor.learner.adapters.transports import Transport
 from preceptor.learner.run_configs.rl import PublishConfig
 
 log = get_logger(__name__)
@@ -26,8 +28,12 @@ class Publisher:
         *,
         announce: Callable[[weights_pb2.WeightManifest], None],
         published: Callable[[int, float], None],
+        transports: Sequence[Transport] = (),
     ) -> None:
-        """announce: tells generators. published(version, seconds): tells the run; both in the publishing thread."""
+        """announce: tells generators. published(version, seconds): tells the run; both in the publishing thread.
+
+        transports: ways beside the store, preferred first.
+        """
         self._policies = policies
         self._config = config
         self._announce = announce
@@ -35,6 +41,8 @@ class Publisher:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
         self._current: Future[None] | None = None
         self._pinned: set[int] = set()
+        self._transports = transports
+        self._chain = DeltaChain(config.encoding, config.full_every)
 
     def submit(self, version: int, staged: Path, step: int) -> None:
         """Hands over an exported folder. Waits until the version before is durable.
@@ -64,15 +72,48 @@ class Publisher:
 
     def close(self) -> None:
         self._executor.shutdown(wait=True)
+        self._chain.close()
+        for transport in self._transports:
+            transport.close()
 
     def _publish(self, version: int, staged: Path, step: int) -> None:
         started = time.monotonic()
-        manifest = self._policies.publish(version, staged, step=step)
+        sources = [source for transport in self._transports if (source := transport.offer(version, staged))]
+        manifest = self._store(version, staged, step)
         seconds = time.monotonic() - started
         _seconds.observe(seconds)
-        log.info("policy version published", policy_version=version, step=step, seconds=round(seconds, 3))
-        self._announce(manifest)
+        log.info(
+            "policy version published",
+            policy_version=version,
+            step=step,
+            seconds=round(seconds, 3),
+            stored_bytes=sum(file.size_bytes for file in manifest.files),
+        )
+        self._announce(_with_sources(manifest, sources))
         self._published(version, seconds)
         self._policies.collect_garbage(
             keep_newest=self._config.keep_versions, keep_every=self._config.keep_every, pinned=self._pinned
         )
+
+    def _store(self, version: int, staged: Path, step: int) -> weights_pb2.WeightManifest:
+        delta = self._chain.delta(staged)
+        if delta is not None:
+            base = self._chain.base_version
+            manifest = self._policies.publish_delta(version, staged, delta, base=base, step=step)
+        else:
+            manifest = self._policies.publish(version, staged, step=step, keep=self._chain.used)
+        if self._chain.used:
+            copy = self._policies.host_copy(version, staged)
+            self._chain.advance(version, copy, whole=delta is None, ours=copy == staged)
+        return manifest
+
+
+def _with_sources(
+    manifest: weights_pb2.WeightManifest, sources: Sequence[weights_pb2.WeightSource]
+) -> weights_pb2.WeightManifest:
+    """A manifest that names ways of this process before the store, which outlives them."""
+    announced = weights_pb2.WeightManifest()
+    announced.CopyFrom(manifest)
+    del announced.sources[:]
+    announced.sources.extend([*sources, *manifest.sources])
+    return announced

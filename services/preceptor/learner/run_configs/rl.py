@@ -90,13 +90,24 @@ class PublishConfig(ConfigModel):
     """Policy versions in the artifact store."""
 
     keep_versions: int = Field(
-        default=4, ge=2, le=100_000, description="Newest full versions kept; those that checkpoints name stay as well."
+        default=4, ge=2, le=100_000, description="Newest versions kept; those that checkpoints name stay as well."
     )
     keep_every: int = Field(
         default=0, ge=0, le=1_000_000, description="Versions that are multiples of this stay for good; 0: none."
     )
     timeout_s: float = Field(
         default=600.0, gt=0, le=86_400, description="Longest wait for the version before to be durable."
+    )
+    encoding: Literal["auto", "full", "delta"] = Field(
+        default="auto",
+        description="Stored whole or as a lossless delta to the version before; auto: as a delta where that halves it.",
+    )
+    full_every: int = Field(
+        default=16, ge=1, le=1000, description="At least every so many versions one is stored whole; 1: all of them."
+    )
+    transports: tuple[Literal["shm", "grpc"], ...] = Field(
+        default=("shm",),
+        description="Faster ways beside the store, in order of preference: shm (same host), grpc (from the learner).",
     )
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from preceptor.api.learner.v1 import weights_pb2 as preceptor_dot_api_dot_learner_dot_v1_dot_weights__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-preceptor/api/learner/v1/weight_service.proto\x12\x18preceptor.api.learner.v1\x1a&preceptor/api/learner/v1/weights.proto\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"K\n\rWatchResponse\x12:\n\x08manifest\x18\x01 \x01(\x0b\x32(.preceptor.api.learner.v1.WeightManifest\"T\n\x12GetManifestRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x1b\n\x0epolicy_version\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_policy_version\"Q\n\x13GetManifestResponse\x12:\n\x08manifest\x18\x01 \x01(\x0b\x32(.preceptor.api.learner.v1.WeightManifest\"S\n\x13\x46\x65tchWeightsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\"^\n\x14\x46\x65tchWeightsResponse\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x03 \x01(\x07\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x32\xc8\x02\n\rWeightService\x12Z\n\x05Watch\x12&.preceptor.api.learner.v1.WatchRequest\x1a\'.preceptor.api.learner.v1.WatchResponse0\x01\x12j\n\x0bGetManifest\x12,.preceptor.api.learner.v1.GetManifestRequest\x1a-.preceptor.api.learner.v1.GetManifestResponse\x12o\n\x0c\x46\x65tchWeights\x12-.preceptor.api.learner.v1.FetchWeightsRequest\x1a..preceptor.api.learner.v1.FetchWeightsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-preceptor/api/learner/v1/weight_service.proto\x12\x18preceptor.api.learner.v1\x1a&preceptor/api/learner/v1/weights.proto\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"K\n\rWatchResponse\x12:\n\x08manifest\x18\x01 \x01(\x0b\x32(.preceptor.api.learner.v1.WeightManifest\"T\n\x12GetManifestRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x1b\n\x0epolicy_version\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_policy_version\"Q\n\x13GetManifestResponse\x12:\n\x08manifest\x18\x01 \x01(\x0b\x32(.preceptor.api.learner.v1.WeightManifest\"i\n\x13\x46\x65tchWeightsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x14\n\x0clength_bytes\x18\x04 \x01(\x03\"^\n\x14\x46\x65tchWeightsResponse\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x03 \x01(\x07\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x32\xc8\x02\n\rWeightService\x12Z\n\x05Watch\x12&.preceptor.api.learner.v1.WatchRequest\x1a\'.preceptor.api.learner.v1.WatchResponse0\x01\x12j\n\x0bGetManifest\x12,.preceptor.api.learner.v1.GetManifestRequest\x1a-.preceptor.api.learner.v1.GetManifestResponse\x12o\n\x0c\x46\x65tchWeights\x12-.preceptor.api.learner.v1.FetchWeightsRequest\x1a..preceptor.api.learner.v1.FetchWeightsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,9 +41,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMANIFESTRESPONSE']._serialized_start=310
   _globals['_GETMANIFESTRESPONSE']._serialized_end=391
   _globals['_FETCHWEIGHTSREQUEST']._serialized_start=393
-  _globals['_FETCHWEIGHTSREQUEST']._serialized_end=476
-  _globals['_FETCHWEIGHTSRESPONSE']._serialized_start=478
-  _globals['_FETCHWEIGHTSRESPONSE']._serialized_end=572
-  _globals['_WEIGHTSERVICE']._serialized_start=575
-  _globals['_WEIGHTSERVICE']._serialized_end=903
+  _globals['_FETCHWEIGHTSREQUEST']._serialized_end=498
+  _globals['_FETCHWEIGHTSRESPONSE']._serialized_start=500
+  _globals['_FETCHWEIGHTSRESPONSE']._serialized_end=594
+  _globals['_WEIGHTSERVICE']._serialized_start=597
+  _globals['_WEIGHTSERVICE']._serialized_end=925
 # @@protoc_insertion_point(module_scope)

@@ -71,7 +71,8 @@ class WeightServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FetchWeights(self, request, context):
-        """The bytes of one version, in 1 MiB chunks from the given offset; repeat with a later offset to resume.
+        """The bytes of one version (its manifest's files, one after the other), in 1 MiB chunks from the given offset; repeat
+        with a later offset to resume, call several times with lengths for several streams.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

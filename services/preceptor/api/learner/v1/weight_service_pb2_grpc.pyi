@@ -38,7 +38,9 @@ class WeightServiceStub:
     GetManifest: _grpc.UnaryUnaryMultiCallable[_weight_service_pb2.GetManifestRequest, _weight_service_pb2.GetManifestResponse]
     """One manifest; the newest when policy_version is absent. NOT_FOUND once it has been collected as garbage."""
     FetchWeights: _grpc.UnaryStreamMultiCallable[_weight_service_pb2.FetchWeightsRequest, _weight_service_pb2.FetchWeightsResponse]
-    """The bytes of one version, in 1 MiB chunks from the given offset; repeat with a later offset to resume."""
+    """The bytes of one version (its manifest's files, one after the other), in 1 MiB chunks from the given offset; repeat
+    with a later offset to resume, call several times with lengths for several streams.
+    """
 
 @_typing.type_check_only
 class WeightServiceAsyncStub(WeightServiceStub):
@@ -50,7 +52,9 @@ class WeightServiceAsyncStub(WeightServiceStub):
     GetManifest: _aio.UnaryUnaryMultiCallable[_weight_service_pb2.GetManifestRequest, _weight_service_pb2.GetManifestResponse]  # type: ignore[assignment]
     """One manifest; the newest when policy_version is absent. NOT_FOUND once it has been collected as garbage."""
     FetchWeights: _aio.UnaryStreamMultiCallable[_weight_service_pb2.FetchWeightsRequest, _weight_service_pb2.FetchWeightsResponse]  # type: ignore[assignment]
-    """The bytes of one version, in 1 MiB chunks from the given offset; repeat with a later offset to resume."""
+    """The bytes of one version (its manifest's files, one after the other), in 1 MiB chunks from the given offset; repeat
+    with a later offset to resume, call several times with lengths for several streams.
+    """
 
 class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the learner of a run. It only speeds things up: the store is the truth and outlives the learner."""
@@ -77,6 +81,8 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _weight_service_pb2.FetchWeightsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_weight_service_pb2.FetchWeightsResponse], _abc.AsyncIterator[_weight_service_pb2.FetchWeightsResponse]]:
-        """The bytes of one version, in 1 MiB chunks from the given offset; repeat with a later offset to resume."""
+        """The bytes of one version (its manifest's files, one after the other), in 1 MiB chunks from the given offset; repeat
+        with a later offset to resume, call several times with lengths for several streams.
+        """
 
 def add_WeightServiceServicer_to_server(servicer: WeightServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,21 +25,23 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&preceptor/api/learner/v1/weights.proto\x12\x18preceptor.api.learner.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"g\n\x0cWeightSource\x12<\n\ttransport\x18\x01 \x01(\x0e\x32).preceptor.api.learner.v1.WeightTransport\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\"b\n\x0eTensorManifest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x0c\"\xba\x03\n\x0eWeightManifest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12:\n\x08\x65ncoding\x18\x03 \x01(\x0e\x32(.preceptor.api.learner.v1.WeightEncoding\x12\x19\n\x0c\x62\x61se_version\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x37\n\x07sources\x18\x05 \x03(\x0b\x32&.preceptor.api.learner.v1.WeightSource\x12\x39\n\x07tensors\x18\x06 \x03(\x0b\x32(.preceptor.api.learner.v1.TensorManifest\x12\x1a\n\x12\x63hecksum_algorithm\x18\x07 \x01(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x14\n\x0clearner_step\x18\t \x01(\x03\x12\x30\n\x0cpublished_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmodel_digest\x18\x0b \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x0c \x01(\tB\x0f\n\r_base_version*\x9f\x01\n\x0fWeightTransport\x12 \n\x1cWEIGHT_TRANSPORT_UNSPECIFIED\x10\x00\x12\x1a\n\x16WEIGHT_TRANSPORT_STORE\x10\x01\x12\x18\n\x14WEIGHT_TRANSPORT_SHM\x10\x02\x12\x19\n\x15WEIGHT_TRANSPORT_GRPC\x10\x03\x12\x19\n\x15WEIGHT_TRANSPORT_NCCL\x10\x04*\x8a\x01\n\x0eWeightEncoding\x12\x1f\n\x1bWEIGHT_ENCODING_UNSPECIFIED\x10\x00\x12\x18\n\x14WEIGHT_ENCODING_FULL\x10\x01\x12 \n\x1cWEIGHT_ENCODING_SPARSE_DELTA\x10\x02\x12\x1b\n\x17WEIGHT_ENCODING_ADAPTER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&preceptor/api/learner/v1/weights.proto\x12\x18preceptor.api.learner.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"g\n\x0cWeightSource\x12<\n\ttransport\x18\x01 \x01(\x0e\x32).preceptor.api.learner.v1.WeightTransport\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\"b\n\x0eTensorManifest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x0c\"@\n\nWeightFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x0c\"\xef\x03\n\x0eWeightManifest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12:\n\x08\x65ncoding\x18\x03 \x01(\x0e\x32(.preceptor.api.learner.v1.WeightEncoding\x12\x19\n\x0c\x62\x61se_version\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x37\n\x07sources\x18\x05 \x03(\x0b\x32&.preceptor.api.learner.v1.WeightSource\x12\x39\n\x07tensors\x18\x06 \x03(\x0b\x32(.preceptor.api.learner.v1.TensorManifest\x12\x1a\n\x12\x63hecksum_algorithm\x18\x07 \x01(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x14\n\x0clearner_step\x18\t \x01(\x03\x12\x30\n\x0cpublished_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmodel_digest\x18\x0b \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x0c \x01(\t\x12\x33\n\x05\x66iles\x18\r \x03(\x0b\x32$.preceptor.api.learner.v1.WeightFileB\x0f\n\r_base_version*\x9f\x01\n\x0fWeightTransport\x12 \n\x1cWEIGHT_TRANSPORT_UNSPECIFIED\x10\x00\x12\x1a\n\x16WEIGHT_TRANSPORT_STORE\x10\x01\x12\x18\n\x14WEIGHT_TRANSPORT_SHM\x10\x02\x12\x19\n\x15WEIGHT_TRANSPORT_GRPC\x10\x03\x12\x19\n\x15WEIGHT_TRANSPORT_NCCL\x10\x04*\x8a\x01\n\x0eWeightEncoding\x12\x1f\n\x1bWEIGHT_ENCODING_UNSPECIFIED\x10\x00\x12\x18\n\x14WEIGHT_ENCODING_FULL\x10\x01\x12 \n\x1cWEIGHT_ENCODING_SPARSE_DELTA\x10\x02\x12\x1b\n\x17WEIGHT_ENCODING_ADAPTER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'preceptor.api.learner.v1.weights_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WEIGHTTRANSPORT']._serialized_start=752
-  _globals['_WEIGHTTRANSPORT']._serialized_end=911
-  _globals['_WEIGHTENCODING']._serialized_start=914
-  _globals['_WEIGHTENCODING']._serialized_end=1052
+  _globals['_WEIGHTTRANSPORT']._serialized_start=871
+  _globals['_WEIGHTTRANSPORT']._serialized_end=1030
+  _globals['_WEIGHTENCODING']._serialized_start=1033
+  _globals['_WEIGHTENCODING']._serialized_end=1171
   _globals['_WEIGHTSOURCE']._serialized_start=101
   _globals['_WEIGHTSOURCE']._serialized_end=204
   _globals['_TENSORMANIFEST']._serialized_start=206
   _globals['_TENSORMANIFEST']._serialized_end=304
-  _globals['_WEIGHTMANIFEST']._serialized_start=307
-  _globals['_WEIGHTMANIFEST']._serialized_end=749
+  _globals['_WEIGHTFILE']._serialized_start=306
+  _globals['_WEIGHTFILE']._serialized_end=370
+  _globals['_WEIGHTMANIFEST']._serialized_start=373
+  _globals['_WEIGHTMANIFEST']._serialized_end=868
 # @@protoc_insertion_point(module_scope)

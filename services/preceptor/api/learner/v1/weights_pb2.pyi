@@ -136,6 +136,34 @@ class TensorManifest(_message.Message):
 Global___TensorManifest: _TypeAlias = TensorManifest  # noqa: Y015
 
 @_typing.final
+class WeightFile(_message.Message):
+    """A file of a version's folder, as WeightService.FetchWeights streams it and a store keeps it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    size_bytes: _builtins.int
+    checksum: _builtins.bytes
+    """of the file; empty where the checksums of the tensors in it say as much"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        checksum: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightFile: _TypeAlias = WeightFile  # noqa: Y015
+
+@_typing.final
 class WeightManifest(_message.Message):
     """One published policy version. Stored beside its weights as manifest.json (proto JSON)."""
 
@@ -153,6 +181,7 @@ class WeightManifest(_message.Message):
     PUBLISHED_AT_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     policy_version: _builtins.int
     encoding: Global___WeightEncoding.ValueType
@@ -174,6 +203,10 @@ class WeightManifest(_message.Message):
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorManifest]: ...
     @_builtins.property
     def published_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightFile]:
+        """in the order of FetchWeights' bytes; of a delta: what differs from base_version"""
+
     def __init__(
         self,
         *,
@@ -189,10 +222,11 @@ class WeightManifest(_message.Message):
         published_at: _timestamp_pb2.Timestamp | None = ...,
         model_digest: _builtins.str = ...,
         content_digest: _builtins.str = ...,
+        files: _abc.Iterable[Global___WeightFile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version", "published_at", b"published_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version", "checksum_algorithm", b"checksum_algorithm", "content_digest", b"content_digest", "encoding", b"encoding", "learner_step", b"learner_step", "model_digest", b"model_digest", "policy_version", b"policy_version", "published_at", b"published_at", "run_id", b"run_id", "size_bytes", b"size_bytes", "sources", b"sources", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version", "checksum_algorithm", b"checksum_algorithm", "content_digest", b"content_digest", "encoding", b"encoding", "files", b"files", "learner_step", b"learner_step", "model_digest", b"model_digest", "policy_version", b"policy_version", "published_at", b"published_at", "run_id", b"run_id", "size_bytes", b"size_bytes", "sources", b"sources", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_version: _TypeAlias = _typing.Literal["base_version"]  # noqa: Y015
     _WhichOneofArgType__base_version: _TypeAlias = _typing.Literal["_base_version", b"_base_version"]  # noqa: Y015

@@ -1,0 +1,195 @@
+"""`preceptor bench weights`: publication to all receivers, against plain memcpy and TCP; sizes of deltas."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from google.protobuf import json_format
+
+from preceptor.cli.bench import weights_chain
+from preceptor.cli.bench.processes import Peer
+from preceptor.cli.bench.report import Figure, Report, at_least, at_most, environment, finish, progress, step
+from preceptor.cli.bench.weights_delta import DeltaFigures, measure_deltas, write_model
+from preceptor.cli.output import json_option
+from preceptor.common.artifacts import ArtifactStore
+from preceptor.common.weights_manifest import build_manifest
+from preceptor.learner.adapters.policy_store import PolicyStore
+from preceptor.learner.adapters.transports import GrpcTransport, ShmTransport, Transport
+from preceptor.learner.background import BackgroundServer, Weights
+from preceptor.learner.config import LearnerSettings
+from preceptor.learner.monitor import RunControl, RunMonitor
+from preceptor.learner.server import WeightFeed
+
+RUN = "bench-weights"
+_SHM = Path("/dev/shm")
+_TIMEOUT_S = 600.0
+_LAYER_BYTES = 32 * 1024 * 1024
+_SHM_AT_LEAST, _GRPC_AT_LEAST = 0.5, 0.4
+_SHARES = {1: 0.03, 16: 0.08}
+_GIGABIT_MB_S = 125.0
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+class Size(click.ParamType):
+    """Bytes: "1GiB", "64MiB", "1000000"."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:iB)?", value)
+        size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+        if size < _LAYER_BYTES:
+            self.fail(f"{value!r} is no size of at least 32 MiB: give e.g. 1GiB or 256MiB", param, ctx)
+        return size
+
+
+@click.command()
+@click.option("--size", type=Size(), default="1GiB", show_default=True, help="Of the model.")
+@click.option("--receivers", type=click.IntRange(1, 64), default=4, show_default=True, help="Processes that verify it.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--delta-size", type=Size(), default="128MiB", show_default=True, help="Of the model that Adam moves.")
+@json_option
+def weights(size: int, receivers: int, rounds: int, delta_size: int, as_json: bool) -> int:
+    """From an exported model to all receivers having verified every tensor, over shm and over grpc, as a ratio to the
+    same bytes by plain memcpy and by TCP; and what a delta of bf16 weights costs.
+
+    The clock starts with the exported files in the page cache: checksums, the segment, fetching and verifying count.
+    The disk that makes a version durable does not: it is the figure store_publish_seconds."""
+    machine = environment()
+    settings = {"size_bytes": size, "receivers": receivers, "rounds": rounds, "delta_size_bytes": delta_size}
+    with ExitStack() as stack, progress("starting receivers", rounds + 1) as bar:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="preceptor-bench-")))
+        bench = stack.enter_context(_bench(folder, size, receivers))
+        taken: dict[str, list[float]] = {}
+        for number in range(rounds):
+            for name, seconds in bench.round():
+                taken.setdefault(name, []).append(seconds)
+            step(bar, f"round {number + 1} of {rounds}")
+        deltas = list(measure_deltas(folder / "deltas", delta_size, (1, 2, 4, 8, 16)))
+        step(bar, "done")
+    figures = [*_transport_figures(taken, size), *_delta_figures(deltas)]
+    return finish(Report("weights", figures, settings, machine), as_json=as_json)
+
+
+class _Bench:
+    """One publisher and its receivers.
+
+    Args:
+        folder: for files.
+        export: the model's folder, as a learner exports it.
+        peers: the receivers.
+        stack: closes what is opened here.
+    """
+
+    def __init__(self, folder: Path, export: Path, peers: Sequence[Peer], stack: ExitStack) -> None:
+        self._export = export
+        self._data = np.memmap(export / "model.safetensors", np.uint8, "r").data
+        self._peers = peers
+        self._pool = stack.enter_context(ThreadPoolExecutor(len(peers)))
+        self._store = ArtifactStore((folder / "artifacts").as_uri())
+        self._policies = PolicyStore(self._store, RUN)
+        server = _server(self._policies, folder)
+        stack.callback(server.stop)
+        shm = ShmTransport(RUN)
+        stack.callback(shm.close)
+        self._transports: dict[str, Transport] = {"shm": shm, "grpc": GrpcTransport(server.address)}
+        self._all({"do": "buffer", "size": len(self._data)})
+
+    def round(self) -> Iterator[tuple[str, float]]:
+        """Yields the seconds of each way, the plain one right after the one it is held against."""
+        version = self._policies.reserve()
+        staged = self._copy()
+        yield "store", _timed(lambda: self._policies.publish(version, staged, step=version))
+        yield "shm", _timed(lambda: self._transport("shm", version))
+        yield "memcpy", _timed(self._memcpy)
+        yield "grpc", _timed(lambda: self._transport("grpc", version))
+        yield "tcp", _timed(self._tcp)
+        self._policies.collect_garbage(keep_newest=1, keep_every=0, pinned=set())
+
+    def _transport(self, name: str, version: int) -> None:
+        source = self._transports[name].offer(version, self._export)
+        if source is None:
+            raise click.ClickException(f"{name} cannot take {len(self._data)} bytes: free some of /dev/shm")
+        manifest = build_manifest(RUN, version, self._export, sources=[source])
+        self._all({"do": "stage", "manifest": json_format.MessageToDict(manifest), "store": self._store.url})
+
+    def _memcpy(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="preceptor-bench-", dir=_SHM) as folder:
+            segment = Path(folder) / "segment"
+            weights_chain.write_segment(self._data, segment)
+            self._all({"do": "memcpy", "segment": str(segment)})
+
+    def _tcp(self) -> None:
+        with weights_chain.tcp_sender(self._data) as port:
+            self._all({"do": "tcp", "port": port})
+
+    def _copy(self) -> Path:
+        return Path(shutil.copytree(self._export, self._export.with_name("staged")))
+
+    def _all(self, request: dict[str, Any]) -> None:
+        list(self._pool.map(lambda peer: peer.ask(request, _TIMEOUT_S), self._peers))
+
+
+@contextmanager
+def _bench(folder: Path, size: int, receivers: int) -> Iterator[_Bench]:
+    with ExitStack() as stack:
+        peers = [
+            stack.enter_context(Peer("preceptor.cli.bench.weights_receiver", {}, folder / f"receiver-{index}.log"))
+            for index in range(receivers)
+        ]
+        rng = np.random.default_rng(0)
+        layer = rng.integers(0, 2**16, _LAYER_BYTES // 2, dtype=np.uint16)
+        write_model(folder / "export", [np.roll(layer, index) for index in range(max(1, size // _LAYER_BYTES))])
+        for peer in peers:
+            peer.wait_ready(_TIMEOUT_S)
+        yield _Bench(folder, folder / "export", peers, stack)
+
+
+def _server(policies: PolicyStore, folder: Path) -> BackgroundServer:
+    settings = LearnerSettings(artifacts_url=folder.as_uri(), redis_url="redis://127.0.0.1:1/0", port=0, metrics_port=0)
+    server = BackgroundServer(settings, RUN, RunMonitor(RUN, "rl"), RunControl(), Weights(policies, WeightFeed()))
+    server.start()
+    return server
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _transport_figures(taken: dict[str, list[float]], size: int) -> Iterator[Figure]:
+    for name, plain, limit in (("shm", "memcpy", _SHM_AT_LEAST), ("grpc", "tcp", _GRPC_AT_LEAST)):
+        ratios = [theirs / ours for ours, theirs in zip(taken[name], taken[plain], strict=True)]
+        yield at_least(f"{name}_over_{plain}", statistics.median(ratios), "ratio", limit)
+        yield Figure(f"{name}_seconds", statistics.median(taken[name]), "s")
+        yield Figure(f"{plain}_seconds", statistics.median(taken[plain]), "s")
+    yield Figure("store_publish_seconds", statistics.median(taken["store"]), "s")
+    yield Figure("gigabit_seconds", size / 1e6 / _GIGABIT_MB_S, "s")
+
+
+def _delta_figures(deltas: Sequence[DeltaFigures]) -> Iterator[Figure]:
+    for row in deltas:
+        name = f"delta_share_{row.steps}_steps"
+        limit = _SHARES.get(row.steps)
+        yield (
+            Figure(name, row.size_share, "of full")
+            if limit is None
+            else at_most(name, row.size_share, "of full", limit)
+        )
+        yield Figure(f"delta_changed_{row.steps}_steps", row.changed_share, "of elements")
+    yield at_least("delta_encode", min(row.encode_mb_s for row in deltas), "MB/s", _GIGABIT_MB_S)
+    yield at_least("delta_decode", min(row.decode_mb_s for row in deltas), "MB/s", _GIGABIT_MB_S)
