@@ -1,6 +1,10 @@
 """Fixtures that every part's tests share."""
 
 import os
+
+# Tests start processes while gRPC runs in this one; its fork handlers have aborted such a child.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 from collections.abc import Iterator
 from pathlib import Path
 
