@@ -47,7 +47,7 @@ class Learner:
         self.exports: dict[int, dict[str, bytes]] = {}
         self.publisher = Publisher(
             self.policies,
-            PublishConfig.model_validate({"keep_versions": 50, **config}),
+            PublishConfig.model_validate({"keep_versions": 50, "encoding": "auto", **config}),
             announce=self.announced.append,
             published=lambda version, seconds: None,
             transports=transports or [],

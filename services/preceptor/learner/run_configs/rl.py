@@ -99,8 +99,9 @@ class PublishConfig(ConfigModel):
         default=600.0, gt=0, le=86_400, description="Longest wait for the version before to be durable."
     )
     encoding: Literal["auto", "full", "delta"] = Field(
-        default="auto",
-        description="Stored whole or as a lossless delta to the version before; auto: as a delta where that halves it.",
+        default="full",
+        description="full: each version is a plain Hugging Face folder; delta: lossless, to the version before; auto: "
+        "as a delta where that halves it.",
     )
     full_every: int = Field(
         default=16, ge=1, le=1000, description="At least every so many versions one is stored whole; 1: all of them."
