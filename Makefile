@@ -19,7 +19,7 @@ setup-dev: ## The environment to work on Preceptor in
 .PHONY: demo demo-verify
 demo: setup ## The whole loop, from an untrained model to runs/demo/report.html
 	@$(BIN)/preceptor demo
-demo-verify: setup ## The demo for three seeds, flipped labels, shuffled labels and without RL (takes about an hour)
+demo-verify: setup ## The demo for three seeds, flipped labels, shuffled labels and without RL (half an hour on 4 cores)
 	@$(BIN)/preceptor demo --verify
 
 .PHONY: test test-fast check

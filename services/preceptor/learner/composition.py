@@ -102,22 +102,15 @@ def build_rl(
         past_steps=lambda: _past_steps(folder),
         fingerprint=_fingerprint(config, prompts_digest(prompts)),
     )
-    run = RlRun(
-        config,
-        parts,
-        monitor,
-        control,
-        PhaseClock(BusyClock("learner")),
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+    phases = PhaseClock(BusyClock("learner"))
+    run = RlRun(config, parts, monitor, control, phases, checkpoint=checkpoint, progress=progress)
     link.run, link.pump = run, pump
+    return BuiltRun(run, lambda: _close(gateway, sender, stream))
 
-    def close() -> None:
-        for part in (gateway, sender, stream):
-            part.close()
 
-    return BuiltRun(run, close)
+def _close(*parts: RewardGateway | CollectSender | RolloutStream) -> None:
+    for part in parts:
+        part.close()
 
 
 def _transports(config: RlConfig, address: str) -> list[Transport]:

@@ -22,7 +22,7 @@ log = get_logger(__name__)
 _TRIES = 3  # in a row without a byte of progress
 _MIN_STREAM_BYTES = 8 * 1024 * 1024
 # Streams of one connection share its flow control and its thread: each gets a connection of its own. A chunk is one
-# HTTP/2 frame, not 64: four receivers together get a third more.
+# HTTP/2 frame, not 64.
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.http2.max_frame_size", 2**24 - 1))
 
 
