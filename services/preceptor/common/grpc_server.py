@@ -22,6 +22,7 @@ from preceptor.common.health import Health
 from preceptor.common.http_probe import ProbeServer, start_probe_server
 from preceptor.common.interceptors import EdgeInterceptor
 from preceptor.common.process import exit_with
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -161,8 +162,7 @@ class Server:
         await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if not start.done():
-            start.cancel()
-            await asyncio.gather(start, return_exceptions=True)
+            await cancel_and_wait(start)
             return False
         start.result()
         return True
@@ -194,9 +194,7 @@ class _HealthService(grpc_health.aio.HealthServicer):  # type: ignore[misc,name-
         try:
             await asyncio.wait({watching, closing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            watching.cancel()
-            closing.cancel()
-            await asyncio.gather(watching, closing, return_exceptions=True)
+            await cancel_and_wait(watching, closing)
         if self._closing.is_set() and seen.status != _status(False):
             await seen.write(health_pb2.HealthCheckResponse(status=_status(False)))
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from preceptor.common.errors import NotFound, PreceptorError
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.console.curves import CurveBook
 from preceptor.console.ports import LoopPort
 from preceptor.console.types import Event
@@ -59,8 +60,7 @@ class LoopFeed:
     async def close(self) -> None:
         """Ends the task."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
 
     async def _follow_until_idle(self) -> None:
         with suppress(TimeoutError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from preceptor.api.feedback.v1 import feedback_service_pb2_grpc as pb_grpc
 from preceptor.common.config import load_settings
 from preceptor.common.grpc_server import Server, run_service
 from preceptor.common.health import Health
 from preceptor.common.process import apply_cpu_plan
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.telemetry import BusyClock, setup_logging
 from preceptor.feedback.adapters.migrate import migrate
 from preceptor.feedback.adapters.notices import LabelNotices
@@ -48,10 +48,7 @@ async def serve(settings: FeedbackSettings) -> None:
     try:
         await server.run(on_start=open_database)
     finally:
-        for task in tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(*tasks)
         threads.close()
         store.close()
 

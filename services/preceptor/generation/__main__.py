@@ -18,6 +18,7 @@ from preceptor.common.errors import PreceptorError
 from preceptor.common.grpc_server import Server, run_service
 from preceptor.common.health import Health
 from preceptor.common.process import apply_cpu_plan, exit_with, new_process_group
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.telemetry import BusyClock, setup_logging
 from preceptor.generation import metrics
 from preceptor.generation.adapters import vllm_env
@@ -157,8 +158,7 @@ async def run_until_dead(server: Server, process: GeneratorProcess, engine: Vllm
         return
     why = dying.result()
     await process.fail(why)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await cancel_and_wait(running)
     await server.stop()
     print(f"generator ends: {why}; restart it", file=sys.stderr)  # noqa: T201  the one line a person reads
     raise SystemExit(1)

@@ -11,6 +11,7 @@ from typing import Any
 from preceptor.api.learner.v1.weights_pb2 import WeightManifest
 from preceptor.common.errors import FailedPrecondition
 from preceptor.common.health import Health
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.telemetry import get_logger
 from preceptor.generation import metrics
 from preceptor.generation.adapters.announcer import Announcer
@@ -123,7 +124,7 @@ class GeneratorProcess:
         self._health.set_serving(SERVICE_NAME, False)
         self._health.set_ready(False)
         async with self._draining:
-            self._cancel_tasks()
+            await cancel_and_wait(*self._tasks)
             await self._announcer.withdraw()
             return await self._generation.drain(timeout_s or self._drain_timeout_s)
 
@@ -137,19 +138,15 @@ class GeneratorProcess:
         self._generation.enter(State.FAILED, why)
         self._health.set_serving(SERVICE_NAME, False)
         self._health.set_ready(False)
-        self._cancel_tasks()
+        await cancel_and_wait(*self._tasks)
         await self._announcer.withdraw()
 
     async def close(self) -> None:
         """Ends what is left: tasks, the engine's processes, host copies."""
-        self._cancel_tasks()
+        await cancel_and_wait(*self._tasks)
         await self._engine.close()
         if not isinstance(self._source, Path):
             await asyncio.to_thread(self._source.staging.remove)
 
     def _spawn(self, *coroutines: Coroutine[Any, Any, None]) -> None:
         self._tasks += [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-
-    def _cancel_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()

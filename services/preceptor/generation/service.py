@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from preceptor.common.errors import FailedPrecondition, InvalidInput
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.telemetry import BusyClock
 from preceptor.generation import metrics, prompts, sampling
 from preceptor.generation.admission import Admission
@@ -233,9 +234,7 @@ async def _all_or_none(coroutines: Sequence[Coroutine[Any, Any, Completion]]) ->
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
 
 async def _until_done(queue: asyncio.Queue[Completion], writing: asyncio.Task[Completion]) -> AsyncIterator[Completion]:

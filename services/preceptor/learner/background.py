@@ -12,6 +12,7 @@ from preceptor.common.discovery import KIND_LEARNER, AsyncRegistry
 from preceptor.common.errors import DeadlineExceeded, PreceptorError, Unavailable
 from preceptor.common.grpc_server import Server
 from preceptor.common.health import Health
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.telemetry import get_logger
 from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.config import LearnerSettings
@@ -95,8 +96,7 @@ class BackgroundServer:
         server.serve()
         announcing = asyncio.create_task(self._announce())
         await stopping.wait()
-        announcing.cancel()
-        await asyncio.gather(announcing, return_exceptions=True)
+        await cancel_and_wait(announcing)
         await server.stop()
 
     def _build(self) -> Server:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from preceptor.common.errors import Overloaded, PreceptorError, Unavailable
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.telemetry import histogram
 
 _batch_items = histogram(
@@ -84,9 +85,7 @@ class Batcher:
     async def close(self) -> None:
         """Stops; what still waits fails with Unavailable."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await cancel_and_wait(self._task)
         for entry in self._queue:
             if not entry.result.done():
                 entry.result.set_exception(Unavailable("the reward model was unloaded"))

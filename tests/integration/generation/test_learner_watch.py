@@ -10,6 +10,7 @@ from preceptor.api.learner.v1 import weight_service_pb2 as pb
 from preceptor.api.learner.v1 import weight_service_pb2_grpc
 from preceptor.api.learner.v1.weights_pb2 import WeightManifest
 from preceptor.common.discovery import KIND_GENERATION, KIND_LEARNER, AsyncRegistry
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.waiting import wait_until_aio
 from preceptor.generation.adapters.announcer import Announcer
 from preceptor.generation.adapters.learner_watch import LearnerWatch
@@ -46,8 +47,7 @@ async def test_what_the_runs_learner_publishes_is_offered_and_other_runs_are_not
     again, address = await start_learner()  # the learner comes back elsewhere
     await registry.announce(KIND_LEARNER, "mine", {"run_id": "mine", "address": address}, 30)
     await wait_until_aio(lambda: len(offered) == 4, 20, "the learner to be found again")
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    await cancel_and_wait(watching)
     await again.stop(0)
     await registry.close()
 
@@ -61,8 +61,7 @@ async def test_the_record_comes_back_with_redis_and_goes_when_withdrawn(tmp_path
         redis.kill()
         redis.start()
         await wait_until_aio(lambda: records(registry), 15, "the record after Redis came back")
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await cancel_and_wait(running)
         await announcer.withdraw()
         assert await registry.list(KIND_GENERATION) == []
         await registry.close()

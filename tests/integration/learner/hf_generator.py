@@ -25,6 +25,7 @@ from preceptor.common.discovery import KIND_GENERATION, AsyncRegistry
 from preceptor.common.errors import FailedPrecondition, NotFound, Unavailable
 from preceptor.common.grpc_server import Server, run_service
 from preceptor.common.health import Health
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.telemetry import setup_logging
 
 FULL_NAME = "preceptor.api.generation.v1.GenerationService"
@@ -159,8 +160,7 @@ async def serve(settings: Settings) -> None:
         tasks.append(asyncio.create_task(announce(settings, followers, server.port)))
 
     await server.run(on_start=on_start)
-    for task in tasks:
-        task.cancel()
+    await cancel_and_wait(*tasks)
 
 
 def main() -> None:

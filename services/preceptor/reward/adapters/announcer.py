@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from preceptor.common.discovery import KIND_REWARD, AsyncRegistry, Record
 from preceptor.common.errors import PreceptorError
+from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -34,9 +35,7 @@ class Announcer:
         """Removes the record, if Redis answers soon; else it expires."""
         if self._task is None:
             return
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await cancel_and_wait(self._task)
         with contextlib.suppress(PreceptorError, TimeoutError):
             await asyncio.wait_for(self._registry.withdraw(KIND_REWARD, self._id), _WITHDRAW_TIMEOUT_S)
 
