@@ -25,13 +25,14 @@ from preceptor.learner.monitor import RunControl, RunMonitor, StepMetrics
 from preceptor.learner.phases import PhaseClock
 from preceptor.learner.pump.attempts import AttemptLimits
 from preceptor.learner.pump.credit import Credit
+from preceptor.learner.pump.in_flight import InFlightLimit, LimitBounds
 from preceptor.learner.pump.ledger import Ledger
 from preceptor.learner.pump.lineage import PolicyLineage
 from preceptor.learner.pump.ports import PumpSettings
 from preceptor.learner.pump.prompts import PromptOrder
 from preceptor.learner.pump.pump import Pump
 from preceptor.learner.pump.results import Batch
-from preceptor.learner.pump.staleness import DropOlderThan, WaitForAll
+from preceptor.learner.pump.staleness import DropOlderThan, StalenessPolicy, WaitForAll, WeightDown
 from preceptor.learner.run_configs.rl import RlConfig
 from preceptor.learner.server import WeightFeed
 from preceptor.learner.service import RlRun, RunParts
@@ -210,11 +211,26 @@ def _pump(config: RlConfig, stream: RolloutStream, sender: CollectSender, checkp
         straggler_factor=config.straggler_factor,
         max_consecutive_abandoned=max(4, _ABANDONED_BATCHES * config.groups_per_batch),
     )
-    policy = (DropOlderThan if config.staleness == "drop" else WaitForAll)(config.max_staleness)
-    pump = Pump(settings, credit, ledger, lineage, policy, stream, sender)
+    limit = _in_flight_limit(config, credit)
+    if checkpoint is not None:
+        limit.restore(checkpoint.state["pump"].get("in_flight", {}))
+    pump = Pump(settings, credit, ledger, lineage, _staleness(config), stream, sender, limit=limit)
     if checkpoint is not None:
         pump.counts.update(checkpoint.state["pump"]["counts"])
     return pump
+
+
+def _staleness(config: RlConfig) -> StalenessPolicy:
+    if config.staleness == "down_weight":
+        return WeightDown(config.max_staleness, config.staleness_decay)
+    return DropOlderThan(config.max_staleness) if config.staleness == "drop" else WaitForAll(config.max_staleness)
+
+
+def _in_flight_limit(config: RlConfig, credit: Credit) -> InFlightLimit:
+    if config.in_flight == "fixed":
+        return InFlightLimit.fixed(credit.issue_limit)
+    bounds = LimitBounds(credit.batch_size, credit.issue_limit, step=credit.group_size)
+    return InFlightLimit(bounds, max_wait_share=config.max_wait_share)
 
 
 def _fingerprint(config: RlConfig, prompts: str) -> dict[str, Any]:

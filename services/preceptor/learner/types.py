@@ -14,6 +14,7 @@ class Experience:
     prompt_token_ids: what the policy read. token_ids: [T] what it wrote, EOS included where it was sampled.
     sampling_logprobs: [T] as the generation engine reported them. version_spans cover [0, T) without gap or overlap.
     score: raw reward of the whole completion. finished: it ended by EOS or a stop string, not by length.
+    weight: of its tokens in the policy loss, in [0, 1]; below 1 where the staleness policy weights it down.
     """
 
     rollout_id: str
@@ -26,6 +27,7 @@ class Experience:
     score: float
     finished: bool
     reward_model_version: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

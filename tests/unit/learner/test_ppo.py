@@ -201,6 +201,21 @@ def test_icepop_masks_tokens_that_engine_and_learner_disagree_on(make: Any, mode
     assert metrics["correction/masked_share"] == pytest.approx(tokens[0] / sum(tokens), abs=1e-6)
 
 
+def test_weights_scale_a_rollouts_part_in_the_policy_loss(make: Any, model_dir: Path):
+    batch = rollouts(model_dir)
+    options = {"epochs": 1, "minibatches": 1, "whiten_advantages": False, "optimizer": {"learning_rate": 0.0}}
+    whole = make(**options).step(batch, policy_version=0).metrics["loss/policy_avg"]
+    alone = []
+    for place in range(2):
+        others = [dataclasses.replace(e, weight=0.0) if i != place else e for i, e in enumerate(batch)]
+        alone.append(make(**options).step(others, policy_version=0).metrics["loss/policy_avg"])
+    halved = [dataclasses.replace(e, weight=0.5) if i < 2 else e for i, e in enumerate(batch)]
+    metrics = make(**options).step(halved, policy_version=0).metrics
+    assert all(part != 0 for part in alone)
+    assert metrics["loss/policy_avg"] == pytest.approx(whole - 0.5 * sum(alone), abs=1e-5)
+    assert metrics["staleness/weight_mean"] == pytest.approx((2 * 0.5 + 6) / 8)
+
+
 def test_critic_only_leaves_the_policy_alone(make: Any, model_dir: Path):
     trainer = make()
     before = weights(trainer)

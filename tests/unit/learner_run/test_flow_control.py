@@ -8,7 +8,13 @@ from preceptor.common.errors import InvalidInput
 from preceptor.learner.pump.credit import Credit
 from preceptor.learner.pump.lineage import PolicyLineage
 from preceptor.learner.pump.prompts import FeedbackDraw, PromptOrder, PromptRecord
-from preceptor.learner.pump.staleness import DropOlderThan, WaitForAll, group_staleness, staleness_by_length
+from preceptor.learner.pump.staleness import (
+    DropOlderThan,
+    WaitForAll,
+    WeightDown,
+    group_staleness,
+    staleness_by_length,
+)
 from preceptor.learner.types import Experience
 
 CREDIT = Credit(batch_size=8, group_size=2, max_staleness=1, checkpoint_every_steps=3)
@@ -132,6 +138,18 @@ def test_waiting_gives_nothing_up():
 
 def test_dropping_gives_old_groups_up():
     assert [DropOlderThan(2).too_old(age) for age in (2, 3)] == [False, True]
+
+
+def test_weighting_down_keeps_everything_and_counts_it_for_less_with_age():
+    policy = WeightDown(2, decay=0.5)
+    assert not policy.too_old(99)
+    assert [policy.weight(age) for age in (0, 2, 3, 5)] == [1.0, 1.0, 0.5, 0.125]
+    assert [WeightDown(0, decay=0.0).weight(age) for age in (0, 1)] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("policy", [WaitForAll(0), DropOlderThan(0)])
+def test_the_other_policies_weigh_everything_alike(policy):
+    assert policy.weight(7) == 1.0
 
 
 def test_staleness_by_length_shows_when_long_rollouts_are_older():

@@ -9,12 +9,13 @@ from preceptor.common.errors import FailedPrecondition, Unavailable
 from preceptor.common.waiting import wait_until
 from preceptor.learner.pump.attempts import AttemptLimits, SendOrder
 from preceptor.learner.pump.credit import Credit
+from preceptor.learner.pump.in_flight import InFlightLimit, LimitBounds
 from preceptor.learner.pump.ledger import Ledger
 from preceptor.learner.pump.lineage import PolicyLineage
 from preceptor.learner.pump.ports import PumpSettings
 from preceptor.learner.pump.pump import Pump
 from preceptor.learner.pump.results import GroupResult, ResultFailure
-from preceptor.learner.pump.staleness import DropOlderThan, StalenessPolicy, WaitForAll
+from preceptor.learner.pump.staleness import DropOlderThan, StalenessPolicy, WaitForAll, WeightDown
 from preceptor.learner.types import Experience
 
 CREDIT = Credit(batch_size=4, group_size=2, max_staleness=1, checkpoint_every_steps=2)
@@ -85,6 +86,7 @@ class Rig:
         lineage: PolicyLineage | None = None,
         deadline_s: float = 30.0,
         straggler_factor: float = 0.0,
+        limit: InFlightLimit | None = None,
     ) -> None:
         self.stream, self.sender = Stream(), Sender()
         settings = PumpSettings(
@@ -93,8 +95,9 @@ class Rig:
         )  # fmt: skip
         ledger = Ledger(AttemptLimits(deadline_s, 2), max_adopted_groups=CREDIT.max_unacknowledged_groups)
         self.pump = Pump(
-            settings, CREDIT, ledger, lineage or PolicyLineage(), policy or WaitForAll(1), self.stream, self.sender
-        )
+            settings, CREDIT, ledger, lineage or PolicyLineage(), policy or WaitForAll(1), self.stream, self.sender,
+            limit=limit,
+        )  # fmt: skip
 
     def wait_sent(self, count: int) -> None:
         wait_until(lambda: len(self.sender.sent) >= count, 5, f"{count} attempts to be sent, got {self.sender.sent}")
@@ -304,6 +307,42 @@ def test_drop_policy_gives_stale_groups_up():
     rig.pump.stop()
     assert rig.pump.accounting.attempts.stale == 2
     assert rig.pump.accounting.groups.abandoned == 2
+
+
+def test_down_weight_policy_trains_stale_groups_for_less():
+    rig = Rig(policy=WeightDown(0, decay=0.25))
+    rig.pump.start()
+    rig.wait_sent(4)
+    rig.deliver(result(0), result(1), result(2), result(3))
+    fresh = rig.pump.take(5)
+    assert {experience.weight for experience in fresh.experiences} == {1.0}
+    rig.pump.trained(fresh, 1)
+    stale = rig.pump.take(5)
+    assert stale.staleness == (1, 1)
+    assert {experience.weight for experience in stale.experiences} == {0.25}
+    assert {e.weight for e in stale.groups[0].rescored([0.0, 1.0], 2).experiences} == {0.25}, "a rescoring keeps it"
+    rig.pump.trained(stale, 2)
+    rig.pump.stop()
+    assert rig.pump.accounting.groups.trained == 4
+
+
+def test_a_lower_limit_issues_less_and_is_in_the_checkpoint():
+    limit = InFlightLimit(LimitBounds(4, 8, 2))
+    limit.restore({"limit": 4})
+    rig = Rig(limit=limit)
+    rig.pump.start()
+    rig.wait_sent(2)
+    assert rig.pump.take(0.2) is None
+    assert len(rig.sender.sent) == 2
+    rig.deliver(result(0), result(1))
+    rig.pump.trained(rig.pump.take(5), 1)
+    assert rig.pump.take(0.2) is None, "the first step is no observation"
+    rig.deliver(result(2), result(3))
+    rig.pump.take(5)
+    wait_until(lambda: len(rig.sender.sent) > 4, 5, "more to be issued: the learner had waited")
+    assert rig.pump.gauges()["pump/in_flight_limit"] > 4
+    assert rig.pump.snapshot()[0]["in_flight"]["limit"] == limit.limit
+    rig.pump.stop()
 
 
 def test_close_cancels_what_is_in_flight(rig):

@@ -24,17 +24,26 @@ class Credit:
     def max_unacknowledged_groups(self) -> int:
         return self.unacknowledged_limit // self.group_size
 
-    def groups(self, *, open_groups: int, unacknowledged_rollouts: int, groups_to_go: int) -> int:
+    def groups(
+        self, *, open_groups: int, unacknowledged_rollouts: int, groups_to_go: int, in_flight_limit: int | None = None
+    ) -> int:
         """Groups that may be issued now.
 
         open_groups: issued, neither trained nor abandoned. unacknowledged_rollouts: in entries read and not yet
         acknowledged, plus those still awaited. groups_to_go: what the run's remaining steps need beyond the open ones.
+        in_flight_limit: a tighter bound than issue_limit.
         """
-        outstanding = open_groups * self.group_size
-        room = min(self.issue_limit - outstanding, self.unacknowledged_limit - unacknowledged_rollouts)
+        free = self._free(open_groups, in_flight_limit)
+        room = min(free, self.unacknowledged_limit - unacknowledged_rollouts)
         return max(0, min(room // self.group_size, groups_to_go))
 
-    def blocked_by_acknowledgement(self, *, open_groups: int, unacknowledged_rollouts: int) -> bool:
+    def blocked_by_acknowledgement(
+        self, *, open_groups: int, unacknowledged_rollouts: int, in_flight_limit: int | None = None
+    ) -> bool:
         """True if only a checkpoint, which lets entries be acknowledged, can make room for another group."""
-        free = self.issue_limit - open_groups * self.group_size
+        free = self._free(open_groups, in_flight_limit)
         return free >= self.group_size and self.unacknowledged_limit - unacknowledged_rollouts < self.group_size
+
+    def _free(self, open_groups: int, in_flight_limit: int | None) -> int:
+        limit = self.issue_limit if in_flight_limit is None else min(self.issue_limit, in_flight_limit)
+        return limit - open_groups * self.group_size

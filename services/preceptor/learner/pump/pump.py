@@ -14,6 +14,7 @@ from preceptor.common.telemetry import get_logger
 from preceptor.learner.pump.accounting import Accounting
 from preceptor.learner.pump.attempts import Disposition, Outcome, SendOrder
 from preceptor.learner.pump.credit import Credit
+from preceptor.learner.pump.in_flight import InFlightLimit, StepObservation
 from preceptor.learner.pump.ledger import Ledger
 from preceptor.learner.pump.lineage import PolicyLineage
 from preceptor.learner.pump.ports import AttemptSender, ExperienceSource, PumpSettings
@@ -37,8 +38,10 @@ class Pump:
         source: ExperienceSource,
         sender: AttemptSender,
         *,
+        limit: InFlightLimit | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """limit: how much of the credit is used; all of it by default."""
         self._settings = settings
         self._credit = credit
         self._ledger = ledger
@@ -47,6 +50,9 @@ class Pump:
         self._source = source
         self._sender = sender
         self._clock = clock
+        self._limit = limit or InFlightLimit.fixed(credit.issue_limit)
+        self._asked_s: float | None = None  # since when the learner waits for a batch
+        self._taken_s: float | None = None  # when it got the one before
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._read_until_s: float | None = None  # what was written before has been read
@@ -94,14 +100,20 @@ class Pump:
             FailedPrecondition: too many groups in a row were abandoned; says what the last one failed of.
         """
         with self._changed:
+            if self._asked_s is None:
+                self._asked_s = self._clock()
             self._changed.wait_for(lambda: self._broken is not None or self._head() is not None, timeout_s)
             if self._broken is not None:
                 raise self._broken
             indexes = self._head()
             if indexes is None:
                 return None
-            groups = tuple(self._staged[index] for index in indexes)
-            return Batch(groups, tuple(self._age(group) for group in groups))
+            self._observe_step(self._asked_s, self._clock())
+            ages = [self._age(self._staged[index]) for index in indexes]
+            groups = [
+                self._staged[index].weighted(self._staleness.weight(a)) for index, a in zip(indexes, ages, strict=True)
+            ]
+            return Batch(tuple(groups), tuple(ages))
 
     def trained(self, batch: Batch, version: int) -> None:
         """Books the batch; the learner's weights are now `version`. Frees the credit of the batch."""
@@ -133,7 +145,9 @@ class Pump:
         """True if nothing more can be issued until a checkpoint lets entries be acknowledged."""
         with self._changed:
             return self._head() is None and self._credit.blocked_by_acknowledgement(
-                open_groups=self._ledger.open_groups, unacknowledged_rollouts=self._unacknowledged()
+                open_groups=self._ledger.open_groups,
+                unacknowledged_rollouts=self._unacknowledged(),
+                in_flight_limit=self._limit.limit,
             )
 
     @property
@@ -149,6 +163,7 @@ class Pump:
                 "pump/awaited_groups": float(self._ledger.awaited_groups),
                 "pump/staged_groups": float(len(self._staged)),
                 "pump/unacknowledged_rollouts": float(self._unacknowledged()),
+                "pump/in_flight_limit": float(self._limit.limit),
                 **{f"pump/{name}": float(count) for name, count in self.counts.items()},
             }
 
@@ -162,6 +177,7 @@ class Pump:
                 "ledger": self._ledger.snapshot(),
                 "lineage": self._lineage.snapshot(),
                 "counts": dict(self.counts),
+                "in_flight": self._limit.snapshot(),
             }
             return state, [entry for entry in self._entries if entry not in staged]
 
@@ -313,6 +329,7 @@ class Pump:
             open_groups=self._ledger.open_groups,
             unacknowledged_rollouts=self._unacknowledged(),
             groups_to_go=steps_to_go * self._settings.groups_per_batch - self._ledger.open_groups,
+            in_flight_limit=self._limit.limit,
         )
 
     def _unacknowledged(self) -> int:
@@ -339,6 +356,18 @@ class Pump:
         """The step whose weights the group must be written with, if it is taken when its turn in issue order comes."""
         step_of_use = self._lineage.step + self._ledger.place(issue_index) // self._settings.groups_per_batch
         return max(0, step_of_use - self._staleness.max_staleness)
+
+    def _observe_step(self, asked_s: float, now_s: float) -> None:
+        """A batch is taken. The first one of this process says nothing: it waited for everything to start."""
+        settings = self._settings
+        if self._taken_s is not None:
+            recent = [*self._seconds][-settings.groups_per_batch :]
+            spare = (len(self._staged) - settings.groups_per_batch) * settings.group_size
+            self._limit.observe(
+                StepObservation(max(0.0, now_s - asked_s), now_s - self._taken_s, spare, max(recent, default=0.0))
+            )
+            self._changed.notify_all()  # there may be room for more
+        self._asked_s, self._taken_s = None, now_s
 
     def _may_send(self, issue_index: int) -> bool:
         """After a rollback groups may have been issued so far ahead that weights young enough do not exist yet."""

@@ -42,6 +42,12 @@ class GroupResult:
         )
         return replace(self, experiences=experiences, reward_model_version=reward_model_version)
 
+    def weighted(self, weight: float) -> "GroupResult":
+        """The same rollouts, each with this weight in the loss."""
+        if all(experience.weight == weight for experience in self.experiences):
+            return self
+        return replace(self, experiences=tuple(replace(e, weight=weight) for e in self.experiences))
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -37,6 +37,10 @@ class StalenessPolicy(Protocol):
         """Whether a group that has arrived, and is next in issue order, is given up."""
         ...
 
+    def weight(self, staleness: int) -> float:
+        """What a group of that age counts for in the loss, in [0, 1]."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class WaitForAll:
@@ -50,6 +54,9 @@ class WaitForAll:
     def too_old(self, staleness: int) -> bool:
         return False
 
+    def weight(self, staleness: int) -> float:
+        return 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class DropOlderThan:
@@ -60,6 +67,26 @@ class DropOlderThan:
 
     def too_old(self, staleness: int) -> bool:
         return staleness > self.max_staleness
+
+    def weight(self, staleness: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WeightDown:
+    """Requests wait for nothing and every group is trained; each step beyond max_staleness multiplies its weight in the
+    loss by `decay`.
+    """
+
+    max_staleness: int
+    decay: float
+    waits: bool = False
+
+    def too_old(self, staleness: int) -> bool:
+        return False
+
+    def weight(self, staleness: int) -> float:
+        return float(self.decay ** max(0, staleness - self.max_staleness))
 
 
 def staleness_by_length(experiences: Sequence[Experience], lineage: PolicyLineage) -> dict[str, float]:

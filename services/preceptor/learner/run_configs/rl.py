@@ -136,10 +136,28 @@ class RlConfig(RunConfig):
         le=1024,
         description="Batches issued ahead of the one in training. 0: synchronous, every token by the newest version.",
     )
-    staleness: Literal["wait", "drop"] = Field(
+    staleness: Literal["wait", "drop", "down_weight"] = Field(
         default="wait",
         description="wait: requests wait for weights within max_staleness and every group is trained, however long it "
-        "took; drop: requests wait for nothing and a group older than max_staleness is given up.",
+        "took; drop: requests wait for nothing and a group older than max_staleness is given up; down_weight: requests "
+        "wait for nothing and a group older than max_staleness counts for less (staleness_decay).",
+    )
+    staleness_decay: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="down_weight: each step beyond max_staleness multiplies a group's weight in the policy loss by it.",
+    )
+    in_flight: Literal["adaptive", "fixed"] = Field(
+        default="adaptive",
+        description="Rollouts issued and not yet trained. adaptive: the fewest that keep the learner busy, from "
+        "batch_size to (max_staleness + 1) * batch_size; fixed: always the most.",
+    )
+    max_wait_share: float = Field(
+        default=0.02,
+        gt=0,
+        lt=1,
+        description="in_flight adaptive: share of a step that the learner may wait before more is issued.",
     )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How completions are drawn.")
     attempt_deadline_s: float = Field(

@@ -19,8 +19,8 @@ class RolloutBatch:
 
     rows: prompt + completion, the completion being the targets. mask: [B, T] bool. sampling_logprobs: [B, T].
     current: [B, T] bool, tokens of rollouts that policy_version alone computed. scores: [B]. finished: [B] bool.
-    staleness: [B],
-    policy_version less the oldest version among a rollout's tokens.
+    staleness: [B], policy_version less the oldest version among a rollout's tokens. weights: [B], of a rollout's tokens
+    in the policy loss.
     """
 
     rollout_ids: list[str]
@@ -31,6 +31,7 @@ class RolloutBatch:
     scores: Tensor
     finished: Tensor
     staleness: Tensor
+    weights: Tensor
 
     @property
     def prompt_tokens(self) -> int:
@@ -75,6 +76,7 @@ def assemble(batch: Sequence[Experience], *, policy_version: int, device: torch.
         scores=torch.tensor([experience.score for experience in batch], device=device),
         finished=torch.tensor([experience.finished for experience in batch], device=device),
         staleness=torch.tensor([policy_version - version for version in oldest], dtype=torch.float32, device=device),
+        weights=torch.tensor([experience.weight for experience in batch], device=device),
     )
 
 

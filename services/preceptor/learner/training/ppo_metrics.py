@@ -21,6 +21,7 @@ def batch_metrics(batch: RolloutBatch, forwards: Forwards) -> dict[str, float]:
         "mismatch/current_token_share": float(current.sum() / mask.sum()),
         "staleness/mean": float(batch.staleness.mean()),
         "staleness/max": float(batch.staleness.max()),
+        "staleness/weight_mean": float(batch.weights.mean()),
         "tokens/completion_mean": float(lengths.mean()),
         "tokens/completion_max": float(lengths.max()),
         "tokens/completion": float(lengths.sum()),

@@ -100,7 +100,7 @@ class PpoUpdate:
             counts,
             clip_low=config.clip,
             clip_high=config.clip if config.clip_high is None else config.clip_high,
-            weights=self._targets.correction.weights[rows][mask],
+            weights=(self._targets.correction.weights * self._batch.weights[:, None])[rows][mask],
         )
         loss = masked_mean(terms.loss, counts, denominator=kept)
         if config.entropy_coef > 0:
