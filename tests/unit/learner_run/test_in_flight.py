@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from preceptor.learner.pump.credit import Credit
@@ -86,7 +86,7 @@ worlds = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(worlds)
 def test_the_limit_keeps_its_bounds_and_never_starves_a_learner_that_could_be_kept_busy(world):
     """Against the widest fixed limit in the same world: at most 5 % of the time more is waited."""
@@ -98,10 +98,14 @@ def test_the_limit_keeps_its_bounds_and_never_starves_a_learner_that_could_be_ke
     assert found.waiting_share() <= widest.waiting_share() + 0.05
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(worlds)
 def test_the_limit_settles_near_the_smallest_that_keeps_the_learner_busy(world):
-    """Within one batch above the smallest fixed limit that waits no more than the target."""
+    """Within one batch above the smallest fixed limit that waits no more than the target.
+
+    With generators that have no time to spare no queue is short for good: a random walk.
+    """
+    assume(world["service_s"] * GROUPS <= 0.85 * world["slots"])
     most = (world["max_staleness"] + 1) * BATCH
     enough = next(
         (n for n in range(BATCH, most + 1, GROUP)
