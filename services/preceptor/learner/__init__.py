@@ -1,4 +1,4 @@
-"""Training jobs (sft, reward, rl) and the services they expose while they run: LearnerService, WeightService."""
+"""Training jobs (sft, reward, dpo, rl) and the services they expose while they run: LearnerService, WeightService."""
 
 from typing import TYPE_CHECKING, Any
 

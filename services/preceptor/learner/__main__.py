@@ -26,7 +26,7 @@ EXIT_FAILED, EXIT_CONFIG, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 1, 2, 75, 143
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m preceptor.learner", description="Runs one training job.")
-    parser.add_argument("config", help="YAML of an sft, reward or rl run")
+    parser.add_argument("config", help="YAML of an sft, reward, dpo or rl run")
     parser.add_argument(
         "--dry-run", action="store_true", help="check files and models, print sizes as JSON; no training"
     )

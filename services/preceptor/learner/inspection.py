@@ -9,10 +9,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from preceptor.common.errors import InvalidInput
 from preceptor.learner.adapters.prompt_files import read_prompts
-from preceptor.learner.data.preferences import load_labels
+from preceptor.learner.data.preferences import load_labels, pairs_of
 from preceptor.learner.data.supervised import encode_prompt, load_supervised
 from preceptor.learner.models.loading import load_tokenizer
-from preceptor.learner.run_configs import ModelSource, RewardConfig, SftConfig
+from preceptor.learner.run_configs import DpoConfig, ModelSource, RewardConfig, SftConfig
 from preceptor.learner.run_configs.base import HUB_PREFIX
 from preceptor.learner.run_configs.rl import RlConfig
 from preceptor.learner.run_file import AnyRunConfig
@@ -34,6 +34,8 @@ def inspect_run(config: AnyRunConfig) -> dict[str, Any]:
         found = _sft(config)
     elif isinstance(config, RewardConfig):
         found = _reward(config)
+    elif isinstance(config, DpoConfig):
+        found = _dpo(config)
     else:
         found = _rl(config)
     return {"kind": config.kind, "run_id": config.run_id, "device": config.device, "dtype": config.dtype, **found}
@@ -65,6 +67,23 @@ def _reward(config: RewardConfig) -> dict[str, Any]:
             "odd_rows": len(labels.odd_rows),
         },
         "steps": config.epochs * math.ceil(train / config.batch_size),
+        "memory_bytes": _memory(model["parameters"]),
+    }
+
+
+def _dpo(config: DpoConfig) -> dict[str, Any]:
+    model = _described(config.model, "model")
+    models = {"model": model}
+    if config.reference is not None:
+        models["reference"] = _described(ModelSource(path=config.reference), "reference")
+    labels = load_labels(config.data)
+    untied = [sum(p.target != 0.5 for r in c.rankings for p in pairs_of(r)) for c in labels.comparisons]
+    train = round(sum(untied) * (1 - config.eval_fraction))
+    return {
+        "models": models,
+        "data": {"comparisons": len(untied), "pairs": sum(untied), "odd_rows": len(labels.odd_rows)},
+        "steps": config.epochs * math.ceil(train / config.batch_size),
+        # The reference is there before the first step only, when gradients and moments are not.
         "memory_bytes": _memory(model["parameters"]),
     }
 

@@ -4,6 +4,7 @@ The ports answer before torch and transformers are imported, which takes seconds
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 from preceptor.common.artifacts import ArtifactStore
@@ -15,9 +16,9 @@ from preceptor.learner.background import BackgroundServer, Weights
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.exporter import export_metrics
 from preceptor.learner.monitor import RunControl, RunMonitor, RunState, StepMetrics
-from preceptor.learner.run_configs import RewardConfig, SftConfig
+from preceptor.learner.run_configs import DpoConfig, SftConfig
 from preceptor.learner.run_configs.rl import RlConfig
-from preceptor.learner.run_file import AnyRunConfig
+from preceptor.learner.run_file import AnyRunConfig, PlainConfig
 from preceptor.learner.server import WeightFeed
 from preceptor.learner.types import Progress, ProgressCallback, RunResult
 
@@ -85,7 +86,7 @@ def _run_rl(
 
 
 class PlainRunCallback:
-    """Feeds monitor and progress bar from sft and reward runs, and carries requests the other way."""
+    """Feeds monitor and progress bar from sft, reward and dpo runs, and carries requests the other way."""
 
     def __init__(self, monitor: RunMonitor, control: RunControl, progress: ProgressCallback | None) -> None:
         self._monitor = monitor
@@ -113,7 +114,7 @@ class PlainRunCallback:
 
 
 def _run_plain(
-    config: SftConfig | RewardConfig,
+    config: PlainConfig,
     settings: LearnerSettings,
     store: ArtifactStore,
     monitor: RunMonitor,
@@ -148,19 +149,26 @@ def _run_plain(
     return outcome
 
 
-def _call_training(config: SftConfig | RewardConfig, folder: Any, callback: ProgressCallback) -> RunResult:
+def _call_training(config: PlainConfig, folder: Path, callback: ProgressCallback) -> RunResult:
     if isinstance(config, SftConfig):
         from preceptor.learner.training.sft import run_sft
 
         return run_sft(config, folder, callback)
+    if isinstance(config, DpoConfig):
+        from preceptor.learner.training.dpo import run_dpo
+
+        return run_dpo(config, folder, callback)
     from preceptor.learner.training.reward import run_reward
 
     return run_reward(config, folder, callback)
 
 
-def _with_local_model(config: SftConfig | RewardConfig, store: ArtifactStore) -> SftConfig | RewardConfig:
-    """model.path may be an artifact address."""
-    if config.model.path is None:
-        return config
-    local = str(model_folder(store, config.model.path, "model.path"))
-    return config.model_copy(update={"model": config.model.model_copy(update={"path": local})})
+def _with_local_model(config: PlainConfig, store: ArtifactStore) -> PlainConfig:
+    """model.path and reference may be artifact addresses."""
+    changes: dict[str, Any] = {}
+    if config.model.path is not None:
+        local = str(model_folder(store, config.model.path, "model.path"))
+        changes["model"] = config.model.model_copy(update={"path": local})
+    if isinstance(config, DpoConfig) and config.reference is not None:
+        changes["reference"] = str(model_folder(store, config.reference, "reference"))
+    return config.model_copy(update=changes)

@@ -7,16 +7,22 @@ from pydantic import BaseModel, ConfigDict
 
 from preceptor.common.errors import NotFound
 from preceptor.common.yaml_config import load_yaml
-from preceptor.learner.run_configs import RewardConfig, SftConfig, resolve_paths
+from preceptor.learner.run_configs import DpoConfig, RewardConfig, SftConfig, resolve_paths
 from preceptor.learner.run_configs.rl import RlConfig
 
-AnyRunConfig = SftConfig | RewardConfig | RlConfig
-_CONFIGS: dict[str, type[AnyRunConfig]] = {"sft": SftConfig, "reward": RewardConfig, "rl": RlConfig}
+PlainConfig = SftConfig | RewardConfig | DpoConfig
+AnyRunConfig = PlainConfig | RlConfig
+_CONFIGS: dict[str, type[AnyRunConfig]] = {
+    "sft": SftConfig,
+    "reward": RewardConfig,
+    "dpo": DpoConfig,
+    "rl": RlConfig,
+}
 
 
 class _Kind(BaseModel):
     model_config = ConfigDict(extra="allow")
-    kind: Literal["sft", "reward", "rl"]
+    kind: Literal["sft", "reward", "dpo", "rl"]
 
 
 def load_run(path: str | Path) -> AnyRunConfig:

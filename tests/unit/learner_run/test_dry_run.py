@@ -44,6 +44,13 @@ def test_reward(folder, capsys):
     assert (code, found["data"]["comparisons"], found["steps"]) == (0, 1, 1)
 
 
+def test_dpo(folder, capsys):
+    text = "kind: dpo\nrun_id: a\nmodel: {path: policy}\ndata: [{path: hh.jsonl, format: hh}]\neval_fraction: 0\n"
+    code, found, _ = dry_run(folder, capsys, text + "reference: policy\nepochs: 2\n")
+    assert (code, found["kind"], found["data"]["pairs"], found["steps"]) == (0, "dpo", 1, 2)
+    assert set(found["models"]) == {"model", "reference"}
+
+
 RL = "kind: rl\nrun_id: a\nmodel: policy\nprompts: {path: prompts.txt}\nbatch_size: 8\ntotal_steps: 5\n"
 
 

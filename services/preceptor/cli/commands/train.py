@@ -17,7 +17,7 @@ from preceptor.cli.stack.layout import Layout, StackOptions, parse_scale
 from preceptor.cli.stack.programs import ProgramFactory
 from preceptor.common.errors import InvalidInput
 
-KINDS = ("sft", "reward", "rl")
+KINDS = ("sft", "reward", "dpo", "rl")
 
 
 @click.command()
@@ -31,7 +31,7 @@ KINDS = ("sft", "reward", "rl")
 def train(
     kind: str, config: Path, home: Path, dry_run: bool, scale: tuple[str, ...], port_base: int, as_json: bool
 ) -> int:
-    """Run one training job: supervised fine-tuning, a reward model, or PPO.
+    """Run one training job: supervised fine-tuning, a reward model, DPO, or PPO.
 
     An interrupted run goes on from its last checkpoint when it is started again.
     """

@@ -9,6 +9,7 @@ from preceptor.learner.run_configs.base import (
     map_paths,
     resolve_paths,
 )
+from preceptor.learner.run_configs.dpo import DpoConfig
 from preceptor.learner.run_configs.ppo import CorrectionConfig, KlConfig, PpoConfig
 from preceptor.learner.run_configs.reward import LabelSnapshot, RewardConfig, RewardData
 from preceptor.learner.run_configs.sft import SftConfig
@@ -17,6 +18,7 @@ __all__ = [
     "CheckpointConfig",
     "ConfigModel",
     "CorrectionConfig",
+    "DpoConfig",
     "KlConfig",
     "LabelSnapshot",
     "ModelSource",
