@@ -8,23 +8,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from preceptor.common.errors import DeadlineExceeded, InvalidInput, Overloaded, PreceptorError, Unavailable
-from preceptor.common.telemetry import get_logger
+from preceptor.common.telemetry import counter, get_logger
 from preceptor.rollout.retry import CircuitBreaker
+from preceptor.rollout.speed import SpeedBook
 from preceptor.rollout.types import Deadline, Generator, Job
 
 log = get_logger(__name__)
+_ejections = counter("preceptor_rollout_generator_ejections_total", "Times that a failing generator was left alone.")
 
 Discover = Callable[[], Sequence[Generator]]
 Probe = Callable[[Generator], bool]
 
 
 class GeneratorPool:
-    """Hands out the least loaded healthy generator of a run. Threads share it.
+    """Hands out the healthy generator of a run that will be done first. Threads share it.
 
-    A whole group goes to one generator. Load is what the generator announced plus what this worker has sent it since.
-    Generators that have reached the wanted policy version come first; ties are broken by the group's id, so that
-    repeated attempts meet a warm prefix cache. Whoever fails is ejected for a growing time, and probed before it gets
-    work again. While Redis is away the generators last known are used.
+    A whole group goes to one generator. Generators that have reached the wanted policy version come first; among them
+    the one with the least work ahead, in seconds: sequences (announced, or this worker's own if those are more) times
+    the seconds per token that it took lately. Each prompt has a favourite, the same for every worker and attempt, whose
+    prefix cache may hold it: it gets the group unless it is more than this one group behind the least loaded. Whoever
+    fails is ejected for a growing time, and probed before it gets work again. While Redis is away the generators last
+    known are used.
 
     Args:
         discover: the live generators; raises Unavailable when they cannot be asked for.
@@ -51,6 +55,7 @@ class GeneratorPool:
         self._refresh_at = float("-inf")
         self._in_flight: Counter[str] = Counter()
         self._breakers: dict[str, CircuitBreaker] = {}
+        self._speeds = SpeedBook(clock)
         self._closed = False
 
     @contextmanager
@@ -73,6 +78,7 @@ class GeneratorPool:
         except InvalidInput:
             raise  # the request's fault
         except PreceptorError as error:
+            _ejections.inc()
             log.warning("generator ejected for a while", generator=generator.id, error=error.message)
             self._settle(generator, CircuitBreaker.failed)
             raise
@@ -80,6 +86,11 @@ class GeneratorPool:
             self._settle(generator, CircuitBreaker.succeeded)
         finally:
             self._release(generator, sequences)
+
+    def note_speed(self, generator: Generator, tokens: int, seconds: float) -> None:
+        """A call took so long; its longest completion grew by so many tokens."""
+        with self._changed:
+            self._speeds.note(generator.address, tokens, seconds)
 
     def in_flight(self) -> dict[str, int]:
         """Sequences this worker waits for, by generator id."""
@@ -111,17 +122,25 @@ class GeneratorPool:
 
     def _choose(self, job: Job, sequences: int) -> Generator | None:
         candidates = [g for g in self._of_run(job.run_id) if self._breaker(g).admits and self._has_room(g, sequences)]
-        return min(candidates, key=lambda generator: self._rank(job, generator), default=None)
+        candidates = [g for g in candidates if g.policy_version >= job.min_policy_version] or candidates
+        if not candidates:
+            return None
+        affinities = _affinities(job, candidates)
+        favourite = max(candidates, key=affinities.__getitem__)
+        soonest = min(candidates, key=lambda g: (self._done_s(g, sequences), affinities[g]))
+        behind_s = self._done_s(favourite, sequences) - self._done_s(soonest, sequences)
+        one_group_s = sequences * self._speeds.seconds_per_token(favourite.address)
+        return favourite if behind_s <= one_group_s else soonest
+
+    def _done_s(self, generator: Generator, sequences: int) -> float:
+        """Work ahead of a generator that gets these sequences too; a measure for comparing, not a forecast."""
+        ahead = max(generator.load, self._in_flight[generator.address])
+        return (ahead + sequences) * self._speeds.seconds_per_token(generator.address)
 
     def _has_room(self, generator: Generator, sequences: int) -> bool:
         """False where this worker alone would overfill it; what other workers send shows as RESOURCE_EXHAUSTED."""
         held = self._in_flight[generator.address]
         return not generator.max_requests or not held or held + sequences <= generator.max_requests
-
-    def _rank(self, job: Job, generator: Generator) -> tuple[bool, int, bytes]:
-        lags = generator.policy_version < job.min_policy_version
-        tie = hashlib.blake2b(f"{job.group_id} {generator.id}".encode(), digest_size=8).digest()
-        return lags, generator.load + self._in_flight[generator.address], tie
 
     def _wait_or_raise(self, job: Job, deadline: Deadline) -> None:
         """Waits until something may have changed. Holds the condition's lock."""
@@ -175,6 +194,13 @@ class GeneratorPool:
         for address in [address for address in self._breakers if address not in present]:
             if not self._in_flight[address]:
                 del self._breakers[address], self._in_flight[address]
+                self._speeds.forget(address)
+
+
+def _affinities(job: Job, generators: Sequence[Generator]) -> dict[Generator, bytes]:
+    """Rendezvous hashing: whichever generators come and go, each prompt keeps its order among the others."""
+    prompt = hashlib.blake2b(repr((job.run_id, job.prompt)).encode(), digest_size=16).digest()
+    return {g: hashlib.blake2b(g.id.encode(), key=prompt, digest_size=8).digest() for g in generators}
 
 
 def _nobody(run_id: str, of_run: Sequence[Generator], known: Sequence[Generator]) -> str:

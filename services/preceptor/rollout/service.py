@@ -151,8 +151,12 @@ class Collector:
     ) -> Generation:
         with self._pool.lease(job, n, deadline) as generator:
             timeout_s = max(min(timeout_s, deadline.remaining_s()), 0.001)  # the lease may have waited
+            begun = time.monotonic()
             generation = self._generate(generator, job, n=n, continue_from=continue_from, timeout_s=timeout_s)
             _check_generation(generation, n)
+            before = [len(prior.token_ids) for prior in continue_from] + [0] * (n - len(continue_from))
+            grown = [len(c.token_ids) - b for c, b in zip(generation.completions, before, strict=True)]
+            self._pool.note_speed(generator, max(grown), time.monotonic() - begun)
             return generation
 
     def _scored(self, job: Job, completions: tuple[Completion, ...], deadline: Deadline) -> Scoring:

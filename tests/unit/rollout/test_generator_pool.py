@@ -2,6 +2,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -22,16 +23,28 @@ def job(group: str = "run/0", **fields: object) -> Job:
     return replace(base, **fields)  # type: ignore[arg-type]
 
 
+class Clock:
+    """Stands still unless a test moves it."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
 class Field:
     """The generators there are, and which of them answer a probe."""
 
     def __init__(self, *generators: Generator) -> None:
         self.generators: Sequence[Generator] = generators
         self.broken = False
+        self.asked = 0
         self.alive = True
         self.probed: list[str] = []
 
     def discover(self) -> Sequence[Generator]:
+        self.asked += 1
         if self.broken:
             raise Unavailable("Redis does not answer")
         return self.generators
@@ -40,9 +53,11 @@ class Field:
         self.probed.append(generator.id)
         return self.alive
 
-    def pool(self, *, refresh_s: float = 0.01, initial_s: float = 0.05) -> GeneratorPool:
+    def pool(
+        self, *, refresh_s: float = 0.01, initial_s: float = 0.05, clock: Callable[[], float] = time.monotonic
+    ) -> GeneratorPool:
         breaker: Callable[[], CircuitBreaker] = lambda: CircuitBreaker(initial_s=initial_s, max_s=1.0)  # noqa: E731
-        return GeneratorPool(self.discover, self.probe, refresh_s=refresh_s, breaker=breaker)
+        return GeneratorPool(self.discover, self.probe, refresh_s=refresh_s, breaker=breaker, clock=clock)
 
 
 def use(pool: GeneratorPool, wanted: Job | None = None, error: PreceptorError | None = None) -> str:
@@ -57,7 +72,7 @@ def test_the_least_loaded_generator_gets_the_group() -> None:
 
 
 def test_what_this_worker_has_in_flight_counts_as_load() -> None:
-    pool = Field(replace(A, load=0), replace(B, load=3)).pool()
+    pool = Field(replace(A, load=0), replace(B, load=6)).pool()
     with pool.lease(job(), 4, Deadline.after(SOON)) as first:
         assert first.id == "a"
         assert pool.in_flight() == {"a": 4}
@@ -85,11 +100,58 @@ def test_a_generator_behind_the_wanted_version_comes_last() -> None:
     assert use(Field(replace(B, policy_version=2)).pool(), job(min_policy_version=3)) == "b"
 
 
-def test_ties_are_broken_by_the_group_so_that_attempts_meet_again() -> None:
-    pool = Field(A, B).pool()
-    chosen = {group: {use(pool, job(group)) for _ in range(3)} for group in (f"run/{i}" for i in range(20))}
-    assert all(len(ids) == 1 for ids in chosen.values())
+def prompt_job(text: str, **fields: object) -> Job:
+    return job(prompt=Prompt(text=text), **fields)
+
+
+def test_all_else_equal_a_prompt_goes_where_its_prefix_is() -> None:
+    first, second = Field(A, B).pool(), Field(B, A).pool()
+    chosen = {
+        text: {
+            use(pool, prompt_job(text, group_id=f"run/{i}", attempt=i)) for pool in (first, second) for i in range(3)
+        }
+        for text in map(str, range(20))
+    }
+    assert all(len(ids) == 1 for ids in chosen.values()), "the same for every worker, group and attempt"
     assert set.union(*chosen.values()) == {"a", "b"}
+
+
+def test_prompts_keep_their_place_when_another_generator_joins_or_leaves() -> None:
+    three = (A, B, Generator("c", "host:3", "run", policy_version=3))
+    before = {text: use(Field(A, B).pool(), prompt_job(text)) for text in map(str, range(30))}
+    after = {text: use(Field(*three).pool(), prompt_job(text)) for text in map(str, range(30))}
+    assert all(after[text] in (before[text], "c") for text in before)
+    assert "c" in after.values()
+
+
+def test_a_prefix_is_worth_one_group_of_waiting_and_no_more() -> None:
+    text = next(text for text in map(str, range(99)) if use(Field(A, B).pool(), prompt_job(text)) == "a")
+    assert use(Field(replace(A, load=4), B).pool(), prompt_job(text)) == "a"
+    assert use(Field(replace(A, load=5), B).pool(), prompt_job(text)) == "b"
+
+
+def test_a_slow_generator_gets_less() -> None:
+    pool = Field(A, B).pool()
+    pool.note_speed(A, tokens=100, seconds=1.0)
+    pool.note_speed(B, tokens=100, seconds=4.0)
+    with ExitStack() as leases:
+        taken = Counter(
+            leases.enter_context(pool.lease(prompt_job(f"{i}"), 4, Deadline.after(SOON))).id for i in range(40)
+        )
+    assert 30 <= taken["a"] <= 34, "about four times as much"
+
+
+def test_what_was_slow_is_forgotten_with_time() -> None:
+    now = Clock()
+    pool = Field(replace(A, load=8), replace(B, load=4)).pool(clock=now)
+    pool.note_speed(A, tokens=100, seconds=1.0)
+    pool.note_speed(B, tokens=100, seconds=9.0)
+    assert {use(pool, prompt_job(str(i))) for i in range(9)} == {"a"}
+    now.at += 600
+    assert (
+        use(pool, prompt_job(next(t for t in map(str, range(99)) if use(Field(A, B).pool(), prompt_job(t)) == "b")))
+        == "b"
+    )
 
 
 def test_generators_of_another_run_are_never_used() -> None:
@@ -169,11 +231,13 @@ def test_a_wrong_request_is_not_the_generators_fault() -> None:
 
 def test_without_redis_the_generators_last_known_are_used() -> None:
     field = Field(A)
-    pool = field.pool()
+    now = Clock()
+    pool = field.pool(refresh_s=1.0, clock=now)
     assert use(pool) == "a"
     field.broken = True
-    time.sleep(0.02)  # past the refresh
+    now.at += 2.0
     assert use(pool) == "a"
+    assert field.asked == 2, "past the refresh they were asked for, in vain"
 
 
 def test_a_generator_that_left_gets_nothing() -> None:
@@ -205,5 +269,6 @@ def test_many_threads_share_the_generators_evenly_and_leave_nothing_in_flight() 
         thread.start()
     for thread in threads:
         thread.join()
-    assert used == {"a": 8, "b": 8}
+    assert used["a"] + used["b"] == 16
+    assert abs(used["a"] - used["b"]) <= 2, "even but for a group that keeps to its prefix"
     assert pool.in_flight() == {}
