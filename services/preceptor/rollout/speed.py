@@ -42,7 +42,7 @@ class SpeedBook:
         known = self._estimates.get(address)
         if known is None:
             return mean
-        weight = 0.5 ** ((self._clock() - known.noted_s) / _HALF_LIFE_S)
+        weight = float(0.5 ** ((self._clock() - known.noted_s) / _HALF_LIFE_S))
         return mean + weight * (known.seconds_per_token - mean)
 
     def forget(self, address: str) -> None:
