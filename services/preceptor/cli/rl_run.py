@@ -69,7 +69,7 @@ def _run_job(stack: Stack, config: Path, run: RlConfig) -> int:
     env = stack.factory.learner_env(all_cores=False)
     argv = (sys.executable, "-m", "preceptor.learner", str(config.resolve()))
     stack.run_job(Program(JOB, argv, env, start_seconds=0, done_codes=DONE_CODES))
-    client = LearnerClient(stack.layout.addresses["learner"])
+    client = LearnerClient(f"{stack.layout.options.host}:{env['PRECEPTOR_LEARNER_PORT']}")
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(),

@@ -23,7 +23,12 @@ class ConductorSettings(ServiceSettings):
     supervisor_socket: Path = Field(description="unix socket of the supervisord that runs learner jobs")
     jobs_dir: Path = Field(description="folder of its [include] section; a learner job is one file in it")
     logs_dir: Path = Field(description="where learner jobs log to")
-    learner_port: int = Field(7140, ge=1, le=65534, description="gRPC port of an rl job; other jobs take the next one")
+    learner_port: int = Field(
+        7140,
+        ge=1,
+        le=65534,
+        description="gRPC port of an rl job, the next one of others; those after it if they are taken",
+    )
     learner_metrics_port: int = Field(7240, ge=1, le=65534, description="likewise for metrics")
     learner_cores: str = Field("", description="cores of an rl job, which shares the machine with generators")
     learner_threads: int = Field(0, ge=0, le=1024)

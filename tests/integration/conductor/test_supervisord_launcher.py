@@ -2,9 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from preceptor.common.errors import Unavailable
 from preceptor.common.waiting import wait_until
 from preceptor.conductor.adapters.supervisord_launcher import SupervisordLauncher
 from preceptor.conductor.types import JobSpec, JobState
+from tests.support.ports import free_port
 
 CONFIG = """\
 [supervisord]
@@ -30,10 +32,15 @@ files={root}/jobs/*.conf
 """
 # A job: notes its start, then does what its config file says ("sleep", or an exit code).
 JOB = """\
-import os, pathlib, sys, time
+import os, pathlib, socket, sys, time
 path = pathlib.Path(sys.argv[1])
 with open(path.with_suffix(".starts"), "a") as file:
     file.write(f"{os.getpid()} {os.environ['KIND']}\\n")
+port = os.environ.get("PRECEPTOR_LEARNER_PORT")
+if port:
+    listener = socket.create_server(("127.0.0.1", int(port)))
+    with open(path.with_suffix(".ports"), "a") as file:
+        file.write(f"{port} {os.environ['PRECEPTOR_LEARNER_METRICS_PORT']}\\n")
 what = path.read_text()
 if what == "sleep":
     time.sleep(600)
@@ -42,24 +49,23 @@ sys.exit(int(what))
 """
 
 
+def launcher_in(root: Path, environment: Callable[[str], dict[str, str]]) -> SupervisordLauncher:
+    command = (sys.executable, str(root / "job.py"))
+    return SupervisordLauncher(root / "s.sock", root / "jobs", root, environment, command=command)
+
+
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[SupervisordLauncher]:
-    root, socket = tmp_path, tmp_path / "s.sock"
+    root, path = tmp_path, tmp_path / "s.sock"
     (root / "jobs").mkdir()
-    (root / "supervisord.conf").write_text(CONFIG.format(root=root, socket=socket))
+    (root / "supervisord.conf").write_text(CONFIG.format(root=root, socket=path))
     (root / "job.py").write_text(JOB)
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(root / "supervisord.conf")],
         stdout=subprocess.DEVNULL,
     )
-    made = SupervisordLauncher(
-        socket,
-        root / "jobs",
-        root,
-        lambda kind: {"KIND": kind, "PERCENT": '100% "sure"'.replace('"', "'")},
-        command=(sys.executable, str(root / "job.py")),
-    )
-    wait_until(socket.exists, 20, "supervisord's socket")
+    made = launcher_in(root, lambda kind: {"KIND": kind, "PERCENT": '100% "sure"'.replace('"', "'")})
+    wait_until(path.exists, 20, "supervisord's socket")
     yield made
     process.terminate()
     process.wait(30)
@@ -95,6 +101,31 @@ def test_starting_twice_starts_once(launcher: SupervisordLauncher, tmp_path: Pat
     launcher.start(spec)
     assert launcher.status("r1").pid == pid
     assert len(starts(tmp_path)) == 1
+
+
+@pytest.mark.usefixtures("launcher")
+def test_jobs_on_one_host_have_ports_of_their_own_and_keep_them(tmp_path: Path) -> None:
+    base = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        metrics = taken.getsockname()[1]  # the first pair is not free: something listens there
+        ports_env = {"PRECEPTOR_LEARNER_PORT": str(base), "PRECEPTOR_LEARNER_METRICS_PORT": str(metrics)}
+        launcher = launcher_in(tmp_path, lambda kind: {"KIND": kind, **ports_env})
+        for run_id in ("r1", "r2"):
+            launcher.start(job(tmp_path, "sleep", run_id))
+        wait_until(lambda: ports(tmp_path, "r1") and ports(tmp_path, "r2"), 20, "both jobs to listen")
+        (first,), (second,) = ports(tmp_path, "r1"), ports(tmp_path, "r2")
+        assert len({first[0], second[0], base}) == 3
+        assert first[0] - base == first[1] - metrics > 0
+        launcher.start(job(tmp_path, "sleep", "r1"))
+        os.kill(int(starts(tmp_path)[0].split()[0]), signal.SIGKILL)
+        wait_until(lambda: len(ports(tmp_path, "r1")) == 2, 20, "the job to be started again")
+        assert ports(tmp_path, "r1") == [first, first]
+
+
+def ports(root: Path, run_id: str) -> list[tuple[int, int]]:
+    path = root / f"{run_id}.ports"
+    rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [(int(port), int(metrics)) for port, metrics in rows]
 
 
 def test_a_killed_job_is_started_again(launcher: SupervisordLauncher, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from preceptor.cli.stack.cores import CorePlan, CoreShare, available_cores, plan_cores
 from preceptor.cli.stack.layout import Layout
 from preceptor.common.embedded_redis import redis_executable
+from preceptor.common.ports import free_offset
 from preceptor.common.supervisord import Program
 
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "HF_HOME", "HF_TOKEN", "PYTHONPATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
@@ -103,9 +104,11 @@ class ProgramFactory:
         return Program("console", _module("preceptor.console"), env)
 
     def learner_env(self, *, all_cores: bool) -> dict[str, str]:
-        """The environment of a learner job started beside this system."""
+        """The environment of a learner job started beside this system, with the first ports that are free."""
         share = self.plan.everything if all_cores else self.plan.learner
-        env = self._service("learner", None, 7140, 7240, share)
+        layout = self._layout
+        offset = free_offset(layout.options.host, (layout.port(7140), layout.port(7240)))
+        env = self._service("learner", None, 7140 + offset, 7240 + offset, share)
         env["PRECEPTOR_LEARNER_REWARD_ADDRESS"] = self._layout.address(7110)
         return env
 

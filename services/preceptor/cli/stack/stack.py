@@ -13,6 +13,7 @@ from preceptor.cli.stack.programs import ProgramFactory
 from preceptor.cli.stack.supervisor import Supervisor
 from preceptor.common.embedded_redis import redis_config
 from preceptor.common.errors import DeadlineExceeded, FailedPrecondition, InternalError
+from preceptor.common.ports import bindable
 from preceptor.common.supervisord import ENDED_STATES, Program, config_text
 from preceptor.common.waiting import wait_until
 
@@ -142,7 +143,7 @@ class Stack:
             for key, value in program.env.items():
                 if key.endswith("_PORT") and "LEARNER" not in key:
                     wanted[f"{program.name} ({key})"] = int(value)
-        taken = [f"{port} for {name}" for name, port in wanted.items() if not _bindable(host, port)]
+        taken = [f"{port} for {name}" for name, port in wanted.items() if not bindable(host, port)]
         if taken:
             raise FailedPrecondition(
                 f"port in use on {host}: {', '.join(taken)}. Stop what listens there, or choose others with "
@@ -171,16 +172,6 @@ def _accepts(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((host, port)) == 0
-
-
-def _bindable(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def _http_ok(url: str) -> bool:

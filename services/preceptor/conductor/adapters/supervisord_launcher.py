@@ -5,17 +5,21 @@ socket. A job that dies by a signal is started again; exit codes 0 (done), 1 (fa
 it.
 """
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from preceptor.common.ports import SPAN, free_offset
 from preceptor.common.supervisord import ENDED_STATES, Program, SupervisordClient
 from preceptor.conductor.types import JobSpec, JobState, JobStatus
 
 FINAL_EXIT_CODES = (0, 1, 2)
 _LOG_LINES = 8
 _STOP_TIMEOUT_S = 60  # a checkpoint is written before the job leaves
+_PORTS = ("PRECEPTOR_LEARNER_PORT", "PRECEPTOR_LEARNER_METRICS_PORT")
+_HOST = "PRECEPTOR_LEARNER_HOST"
 
 
 class SupervisordLauncher:
@@ -25,7 +29,8 @@ class SupervisordLauncher:
         socket: supervisord's unix socket.
         jobs_dir: the folder that its [include] section reads (`*.conf`).
         logs_dir: where a job's log goes: <name>.log.
-        environment: the environment of a job, by run kind.
+        environment: the environment of a job, by run kind. The ports in it are the first of a range: each job gets a free
+            pair, which it keeps when it is started again.
         command: argv of a job up to the config file.
     """
 
@@ -84,11 +89,40 @@ class SupervisordLauncher:
         return Program(
             program_name(job.run_id),
             (*self._command, job.config_path),
-            self._environment(job.kind),
+            self._with_ports(job),
             stop_timeout_s=_STOP_TIMEOUT_S,
             start_seconds=0,
             done_codes=FINAL_EXIT_CODES,
         )
+
+    def _with_ports(self, job: JobSpec) -> dict[str, str]:
+        """The job's environment with ports that no other job on this host has."""
+        environment = dict(self._environment(job.kind))
+        names = [name for name in _PORTS if name in environment]
+        first = [int(environment[name]) for name in names]
+        if not names:
+            return environment
+        own = self._ports_of(self._file(job.run_id))
+        if len(own) != len(first) or own[0] not in range(first[0], first[0] + SPAN) or self._ended(job.run_id):
+            host = environment.get(_HOST, "127.0.0.1")
+            offset = free_offset(host, first, taken=self._ports_of_others(job.run_id))
+            own = [port + offset for port in first]
+        return environment | dict(zip(names, map(str, own), strict=True))
+
+    def _ports_of_others(self, run_id: str) -> set[int]:
+        """Those of jobs that have not ended, whether they listen just now or are about to."""
+        others = [path for path in self._jobs_dir.glob("learner-*.conf") if path != self._file(run_id)]
+        running = [path for path in others if not self._ended(path.stem.removeprefix("learner-"))]
+        return {port for path in running for port in self._ports_of(path)}
+
+    def _ports_of(self, path: Path) -> list[int]:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        found = [re.search(rf'{name}="(\d+)"', text) for name in _PORTS]
+        return [int(match[1]) for match in found if match]
+
+    def _ended(self, run_id: str) -> bool:
+        info = self._supervisord.call("getProcessInfo", program_name(run_id), ignore=("BAD_NAME",))
+        return info is None or info["statename"] in ENDED_STATES
 
     def _file(self, run_id: str) -> Path:
         return self._jobs_dir / f"{program_name(run_id)}.conf"
