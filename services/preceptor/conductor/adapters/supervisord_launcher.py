@@ -29,7 +29,7 @@ class SupervisordLauncher:
         socket: supervisord's unix socket.
         jobs_dir: the folder that its [include] section reads (`*.conf`).
         logs_dir: where a job's log goes: <name>.log.
-        environment: the environment of a job, by run kind. The ports in it are the first of a range: each job gets a free
+        environment: the environment of a job, by run kind. Its ports are the first of a range: each job gets a free
             pair, which it keeps when it is started again.
         command: argv of a job up to the config file.
     """
