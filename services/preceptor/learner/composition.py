@@ -180,7 +180,7 @@ def _past_steps(folder: Path) -> list[StepMetrics]:
 
 
 def _trainer(config: RlConfig, store: ArtifactStore) -> PpoTrainer:
-    device = prepare(config)
+    engine = prepare(config)
     model = model_folder(store, config.model, "model")
     reference = model if config.reference is None else model_folder(store, config.reference, "reference")
     critic = None if config.critic_init is None else model_folder(store, config.critic_init, "critic_init")
@@ -189,9 +189,10 @@ def _trainer(config: RlConfig, store: ArtifactStore) -> PpoTrainer:
         model,
         reference_dir=reference,
         critic_dir=critic,
-        device=device,
         seed=config.seed,
-        dtype=config.dtype,
+        engine=engine,
+        lora=config.lora,
+        frozen=config.frozen,
     )
 
 

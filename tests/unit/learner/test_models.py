@@ -15,7 +15,7 @@ from preceptor.learner.models import forward
 from preceptor.learner.models.batching import TokenRow, collate, micro_batches, plan_micro_batches
 from preceptor.learner.models.forward import CausalHead, pick_device, scatter_targets, target_logprobs
 from preceptor.learner.models.loading import context_length, load_causal_lm, load_causal_lm_dir, load_scalar_model
-from preceptor.learner.models.scalar import Critic, last_token_scores, new_reward_model
+from preceptor.learner.models.scalar import Critic, ScoreModel, new_reward_model
 from preceptor.learner.run_configs import ModelSource
 
 ROWS = [
@@ -138,9 +138,9 @@ def test_a_reward_head_is_drawn_with_the_known_standard_deviation(model_dir: Pat
 def test_scores_are_read_at_the_last_token_whatever_the_padding(model_dir: Path):
     model = new_reward_model(model_dir, seed=0)
     batch = collate([TokenRow(row.token_ids, ()) for row in ROWS], [0, 1, 2], pad_id=1)
-    together = last_token_scores(model, batch, torch.tensor([len(row.token_ids) for row in ROWS]))
+    together = ScoreModel(model)(batch)
     for i, row in enumerate(ROWS):
-        alone = last_token_scores(model, collate([row], [0], pad_id=0), torch.tensor([len(row.token_ids)]))
+        alone = ScoreModel(model)(collate([row], [0], pad_id=0))
         assert float(alone.detach()) == pytest.approx(float(together[i].detach()), abs=1e-5)
 
 
@@ -157,7 +157,7 @@ def test_a_critic_from_the_reward_model_values_in_served_units(reward_dir: Path)
     # the value before token t reads tokens up to t - 1: a row's value before its 5th token is the score of its first 4
     row = TokenRow([5, 6, 7, 8, 9], ((4, 5),))
     value = critic(collate([row], [0], pad_id=0))
-    raw = last_token_scores(reward_model, collate([TokenRow([5, 6, 7, 8], ())], [0], pad_id=0), torch.tensor([4]))
+    raw = ScoreModel(reward_model)(collate([TokenRow([5, 6, 7, 8], ())], [0], pad_id=0))
     assert float(value.detach()) == pytest.approx((float(raw.detach()) - 0.5) / 2.0, abs=1e-5)
 
 

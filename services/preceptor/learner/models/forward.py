@@ -1,4 +1,4 @@
-"""Forward passes: log-probabilities of the tokens that count, and scalar values, over right-padded micro-batches."""
+"""Forward passes: log-probabilities of the tokens that count, and hidden states, over micro-batches."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from preceptor.common.errors import InvalidInput
 from preceptor.learner.models.batching import TokenBatch
+from preceptor.learner.models.packing import packed_states
 from preceptor.learner.rl.logprobs import TokenLogprobs, token_logprobs
 
 _LOGITS_PER_CHUNK = 1 << 25  # logits held at once; beyond it they are recomputed in the backward pass
@@ -70,7 +71,7 @@ class CausalHead:
             raise InvalidInput(
                 f"{type(model).__name__}: its weights give logits that are not finite", field="model.path"
             )
-        ours = self.logits(trunk_states(model, probe)[0]).float()
+        ours = self.logits(model.base_model(input_ids=probe, use_cache=False)[0][0]).float()
         if ours.shape != expected.shape or not torch.allclose(ours, expected, atol=1e-3, rtol=1e-3):
             raise InvalidInput(
                 f"{type(model).__name__} post-processes its logits in a way the learner does not know; "
@@ -79,9 +80,25 @@ class CausalHead:
             )
 
 
-def trunk_states(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-    """Returns the trunk's last hidden states [b, L, H] for right-padded input_ids [b, L] of a causal model."""
-    states: Tensor = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+class LogprobModel(nn.Module):
+    """A causal LM that is asked for the log-probabilities of its targets only: trunk, then the head where they are."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Raises InvalidInput as CausalHead."""
+        super().__init__()
+        self.model = model
+        self._causal_head = CausalHead(model)
+
+    def forward(self, batch: TokenBatch, *, temperature: float = 1.0, with_entropy: bool = False) -> TokenLogprobs:
+        """Returns logprobs and entropy, flat [N], of the batch's target tokens in row order."""
+        return target_logprobs(self.model, self._causal_head, batch, temperature=temperature, with_entropy=with_entropy)
+
+
+def trunk_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
+    """Returns the trunk's last hidden states, of input_ids' shape and [.., H], of a causal model."""
+    if batch.layout is not None:
+        return packed_states(model, batch.input_ids, batch.layout)
+    states: Tensor = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
     return states
 
 
@@ -89,7 +106,7 @@ def target_logprobs(
     model: PreTrainedModel, head: CausalHead, batch: TokenBatch, *, temperature: float = 1.0, with_entropy: bool = False
 ) -> TokenLogprobs:
     """Returns logprobs and entropy, flat [N], of the batch's target tokens in row order."""
-    hidden = trunk_states(model, batch.input_ids)
+    hidden = trunk_states(model, batch)
     targets = batch.target_mask[:, 1:]
     ids = batch.input_ids[:, 1:][targets]
     return head.logprobs(hidden[:, :-1][targets], ids, temperature=temperature, with_entropy=with_entropy)

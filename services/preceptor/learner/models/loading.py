@@ -71,10 +71,15 @@ def load_scalar_model(path: str | Path, *, field: str = "model.path") -> PreTrai
     return model
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Writes a plain Hugging Face directory (safetensors + tokenizer)."""
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes a plain Hugging Face directory (safetensors + tokenizer); state: the weights, if not the model's own."""
     directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory, safe_serialization=True)
+    model.save_pretrained(directory, state_dict=state, safe_serialization=True)
     tokenizer.save_pretrained(directory)
 
 

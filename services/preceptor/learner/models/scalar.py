@@ -27,12 +27,18 @@ def new_reward_model(path: str | Path, *, seed: int, field: str = "model.path") 
     return model
 
 
-def last_token_scores(model: PreTrainedModel, batch: TokenBatch, lengths: Tensor) -> Tensor:
-    """Returns raw scores [b], float32, read at each row's last token; lengths: [b] int64."""
-    hidden = trunk_states(model, batch.input_ids)
-    last = hidden[torch.arange(len(batch.rows), device=hidden.device), lengths - 1]
-    scores: Tensor = model.score(last).squeeze(-1).float()
-    return scores
+class ScoreModel(nn.Module):
+    """A reward model that is asked for its raw score at each sequence's last token."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Returns raw scores [b], float32."""
+        last = batch.last_states(trunk_states(self.model, batch))
+        scores: Tensor = self.model.score(last).squeeze(-1).float()
+        return scores
 
 
 class Critic(nn.Module):
@@ -71,6 +77,6 @@ class Critic(nn.Module):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Returns values, float32, flat [N], of the states before the batch's target tokens in row order."""
-        hidden = trunk_states(self.model, batch.input_ids)
+        hidden = trunk_states(self.model, batch)
         values: Tensor = self.head(hidden[:, :-1][batch.target_mask[:, 1:]]).squeeze(-1).float()
         return values

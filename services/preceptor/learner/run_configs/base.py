@@ -74,6 +74,35 @@ class CheckpointConfig(ConfigModel):
     keep: int = Field(default=2, ge=1, le=1000, description="Newest checkpoints kept on disk.")
 
 
+class LoraSettings(ConfigModel):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) instead of training every weight."""
+
+    rank: int = Field(default=16, ge=1, le=4096, description="Rank of each adapter.")
+    alpha: float = Field(default=32.0, gt=0, le=1e5, description="Adapters are scaled by alpha / rank.")
+    targets: tuple[str, ...] = Field(
+        default=(), max_length=1000, description="Names of the linear layers that get one; empty: all but the head."
+    )
+    critic: bool = Field(
+        default=False, description="rl: also on the critic's trunk, which is frozen then; its value head is trained."
+    )
+
+
+class EngineConfig(ConfigModel):
+    """How models are run: what it costs, not what comes out."""
+
+    packing: Literal["auto", "off"] = Field(
+        default="auto",
+        description="auto: sequences lie end to end without padding where the model gives the same numbers so (checked "
+        "when it is loaded); off: right-padded, sorted by length.",
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="Keep only each layer's input and compute the layer again in the backward pass."
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile each layer: slow first steps; needs a C++ compiler on CPU."
+    )
+
+
 class RunConfig(ConfigModel):
     """Base of every run."""
 
@@ -82,6 +111,15 @@ class RunConfig(ConfigModel):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one.")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Precision of forward and backward; weights and optimiser stay float32."
+    )
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="How models are run.")
+    lora: LoraSettings | None = Field(
+        default=None, description="Adapters on the model that is trained; null: all of it."
+    )
+    frozen: tuple[str, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Parameters whose names start with one of these are not trained and need no optimiser state.",
     )
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads; 0 leaves torch's choice.")
     log_every_steps: int = Field(default=10, ge=1, le=1_000_000, description="Steps between lines of metrics.jsonl.")

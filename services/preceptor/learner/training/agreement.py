@@ -13,6 +13,12 @@ def ranking_accuracy(comparisons: Sequence[RankedCandidates], scores: Sequence[S
 
     Denominator: pairs with a better and a worse candidate; equal scores count half. NaN where there is no such pair.
     """
+    right, total = ranking_counts(comparisons, scores)
+    return right / total if total else math.nan
+
+
+def ranking_counts(comparisons: Sequence[RankedCandidates], scores: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Returns how many untied pairs the scores order as the rater did (equal scores count half), and of how many."""
     right = total = 0.0
     for comparison, values in zip(comparisons, scores, strict=True):
         for ranking in comparison.rankings:
@@ -21,7 +27,7 @@ def ranking_accuracy(comparisons: Sequence[RankedCandidates], scores: Sequence[S
                     difference = values[pair.first] - values[pair.second]
                     right += 0.5 if difference == 0 else float(difference > 0)
                     total += 1
-    return right / total if total else math.nan
+    return right, total
 
 
 def noise_ceiling(comparisons: Iterable[RankedCandidates]) -> float:

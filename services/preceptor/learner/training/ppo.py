@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
-from preceptor.learner.models.loading import save_model
+from preceptor.learner.models.engine import Engine
 from preceptor.learner.rl.kl import adaptive_kl_coef
+from preceptor.learner.run_configs.base import LoraSettings
 from preceptor.learner.run_configs.ppo import PpoConfig
 from preceptor.learner.training.checkpoints import read_state, write_state
+from preceptor.learner.training.export import export_model
 from preceptor.learner.training.optimization import restore_rng, rng_state
 from preceptor.learner.training.ppo_batch import RolloutBatch, assemble
 from preceptor.learner.training.ppo_metrics import batch_metrics, score_metrics, target_metrics
@@ -48,7 +50,9 @@ class PpoTrainer:
         critic_dir: Path | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        dtype: str = "float32",
+        engine: Engine | None = None,
+        lora: LoraSettings | None = None,
+        frozen: Sequence[str] = (),
     ) -> None:
         """Loads the models.
 
@@ -58,20 +62,23 @@ class PpoTrainer:
           reference_dir: of the frozen reference.
           critic_dir: reward model directory (config.critic "reward_model"), or a causal LM's ("policy"); None takes
             the policy's trunk.
-          dtype: "float32" or "bfloat16" forward and backward passes; weights stay float32.
+          engine: how the models are run; by default in float32 in one process on `device`.
+          lora: train adapters instead of the policy's weights; the reference is then the policy without them.
+          frozen: prefixes of the names of the policy's parameters that are not trained.
 
         Raises:
           InvalidInput: a directory is missing or wrong, or the models' vocabularies differ.
         """
         self._config = config
-        self._device = torch.device(device)
+        self._device = torch.device(device) if engine is None else engine.device
         self.models = PpoModels(
             config,
             Path(model_dir),
             reference_dir=Path(reference_dir),
             critic_dir=None if critic_dir is None else Path(critic_dir),
-            device=self._device,
-            dtype=dtype,
+            engine=engine or Engine(device=self._device),
+            lora=lora,
+            frozen=frozen,
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._moments = ScoreMoments()
@@ -152,16 +159,15 @@ class PpoTrainer:
 
     def export(self, directory: Path) -> None:
         """Writes the policy as a plain Hugging Face directory (float32 safetensors and tokenizer)."""
-        save_model(self.models.policy, self.models.tokenizer, directory)
+        export_model(self.models.policy, self.models.tokenizer, directory, self.models.engine.ranks)
 
     def _forwards(self, batch: RolloutBatch, clock: "_PhaseClock") -> Forwards:
         models, rows, mask = self.models, batch.rows, batch.mask
         clock.mark("assemble")
-        old = models.batch_logprobs(models.policy, rows, mask, with_entropy=True)
+        old = models.batch_logprobs(rows, mask, with_entropy=True)
         clock.mark("old_logprobs")
-        reference = None
-        if models.reference is not None:
-            reference = models.batch_logprobs(models.reference, rows, mask).logprobs
+        reference = models.reference_logprobs(rows, mask)
+        if reference is not None:
             clock.mark("ref_logprobs")
         values = models.batch_values(rows, mask)
         clock.mark("values")

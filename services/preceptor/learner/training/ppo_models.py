@@ -9,18 +9,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from preceptor.common.errors import InvalidInput
-from preceptor.learner.models.batching import TokenBatch, TokenRow, micro_batches
-from preceptor.learner.models.forward import CausalHead, precision, scatter_targets, target_logprobs
+from preceptor.learner.models.adapters import adapters_off
+from preceptor.learner.models.batching import TokenBatch, TokenRow
+from preceptor.learner.models.engine import Engine
+from preceptor.learner.models.forward import LogprobModel, scatter_targets
 from preceptor.learner.models.loading import load_causal_lm_dir, load_tokenizer
 from preceptor.learner.models.scalar import Critic
 from preceptor.learner.rl.logprobs import TokenLogprobs
-from preceptor.learner.run_configs.base import OptimizerConfig
+from preceptor.learner.run_configs.base import LoraSettings, OptimizerConfig
 from preceptor.learner.run_configs.ppo import PpoConfig
 from preceptor.learner.training.optimization import build_optimizer, guarded_step, learning_rate
 
 
 class PpoModels:
-    """Three models of their own: policy (trained), reference (frozen), critic (trained).
+    """Policy (trained), reference (frozen; with LoRA on its own base, the policy without adapters), critic (trained).
 
     The reference is left out where KL has no weight: coefficient 0 under a fixed controller.
     """
@@ -32,54 +34,71 @@ class PpoModels:
         *,
         reference_dir: Path,
         critic_dir: Path | None,
-        device: torch.device,
-        dtype: str,
+        engine: Engine,
+        lora: LoraSettings | None = None,
+        frozen: Sequence[str] = (),
     ) -> None:
-        self._config, self._device, self._dtype = config, device, dtype
+        self._config, self.engine = config, engine
         self.tokenizer = load_tokenizer(model_dir)
         self.pad_id: int = self.tokenizer.pad_token_id or 0
-        self.policy = load_causal_lm_dir(model_dir, field="policy").to(device)
-        self.critic = _critic(config, model_dir, critic_dir).to(device).train()
-        self.reference = None
-        if config.kl.coef > 0 or config.kl.controller == "adaptive":
-            self.reference = load_causal_lm_dir(reference_dir, field="reference").to(device).requires_grad_(False)
+        self.policy = load_causal_lm_dir(model_dir, field="policy")
+        self.critic = _critic(config, model_dir, critic_dir).train()
+        wants_reference = config.kl.coef > 0 or config.kl.controller == "adaptive"
+        self._switches_adapters = wants_reference and lora is not None and reference_dir == model_dir
+        self.reference: PreTrainedModel | None = None
+        if wants_reference and not self._switches_adapters:
+            self.reference = load_causal_lm_dir(reference_dir, field="reference")
         self._check_vocabularies()
-        self._heads = {id(m): CausalHead(m) for m in (self.policy, self.reference) if m is not None}
-        self.policy_optimizer = build_optimizer([self.policy], config.optimizer)
+        self._policy, self._reference = LogprobModel(self.policy), None
+        engine.ready(self._policy, lora=lora, frozen=frozen)
+        engine.ready(self.critic, lora=lora if lora is not None and lora.critic else None)
+        if self.reference is not None:
+            self._reference = LogprobModel(self.reference)
+            engine.ready(self._reference, trained=False)
+        self.policy_optimizer = build_optimizer([self._policy], config.optimizer)
         self.critic_optimizer = build_optimizer([self.critic], config.critic_optimizer)
         self.policy_steps = 0
         self.critic_steps = 0
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is a reference policy: a frozen copy, or the policy without its adapters."""
+        return self._reference is not None or self._switches_adapters
+
+    def micro_batches(self, rows: Sequence[TokenRow], places: Sequence[int] | None = None) -> list[TokenBatch]:
+        """Returns this rank's share of `rows` (of those at `places`) within micro_batch_tokens; see Engine."""
+        return self.engine.micro_batches(rows, self._config.micro_batch_tokens, self.pad_id, places=places)
+
     def policy_logprobs(self, micro: TokenBatch, *, with_entropy: bool) -> TokenLogprobs:
         """Returns logprobs and entropy, flat [N], of the policy, with gradient."""
-        return self._logprobs(self.policy, micro, with_entropy=with_entropy)
+        return self._logprobs(self._policy, micro, with_entropy=with_entropy)
 
     def values(self, micro: TokenBatch) -> Tensor:
         """Returns values, flat [N], with gradient."""
-        with precision(self._device, self._dtype):
+        with self.engine.precision():
             values: Tensor = self.critic(micro)
         return values
 
-    @torch.no_grad()
-    def batch_logprobs(
-        self, model: PreTrainedModel, rows: Sequence[TokenRow], mask: Tensor, *, with_entropy: bool = False
-    ) -> TokenLogprobs:
-        """Returns logprobs and entropy [B, T] without gradient; one pass over length-sorted micro-batches."""
-        logprobs = torch.zeros(mask.shape, device=mask.device)
-        entropy = torch.zeros_like(logprobs)
-        for micro in self._micro_batches(rows):
-            part = self._logprobs(model, micro, with_entropy=with_entropy)
-            logprobs[micro.rows] = scatter_targets(part.logprobs, mask[micro.rows])
-            entropy[micro.rows] = scatter_targets(part.entropy, mask[micro.rows])
-        return TokenLogprobs(logprobs, entropy)
+    def batch_logprobs(self, rows: Sequence[TokenRow], mask: Tensor, *, with_entropy: bool = False) -> TokenLogprobs:
+        """Returns the policy's logprobs and entropy [B, T], of all ranks' rows, without gradient."""
+        return self._batch_logprobs(self._policy, rows, mask, with_entropy=with_entropy)
+
+    def reference_logprobs(self, rows: Sequence[TokenRow], mask: Tensor) -> Tensor | None:
+        """Returns the reference's logprobs [B, T] without gradient; None where there is no reference."""
+        if self._reference is not None:
+            return self._batch_logprobs(self._reference, rows, mask, with_entropy=False).logprobs
+        if not self._switches_adapters:
+            return None
+        with adapters_off(self.policy):
+            return self._batch_logprobs(self._policy, rows, mask, with_entropy=False).logprobs
 
     @torch.no_grad()
     def batch_values(self, rows: Sequence[TokenRow], mask: Tensor) -> Tensor:
-        """Returns values [B, T] without gradient."""
+        """Returns values [B, T], of all ranks' rows, without gradient."""
         values = torch.zeros(mask.shape, device=mask.device)
-        for micro in self._micro_batches(rows):
+        for micro in self.micro_batches(rows):
             values[micro.rows] = scatter_targets(self.values(micro), mask[micro.rows])
-        return values
+        return self.engine.ranks.sum(values)
 
     def policy_step(self) -> float:
         """Steps the policy; returns the gradient norm. Not finite: nothing was changed."""
@@ -121,19 +140,23 @@ class PpoModels:
         updates = self._config.total_updates
         return None if updates is None else updates * self._config.epochs * self._config.minibatches
 
-    def _logprobs(self, model: PreTrainedModel, micro: TokenBatch, *, with_entropy: bool) -> TokenLogprobs:
-        with precision(self._device, self._dtype):
-            return target_logprobs(
-                model,
-                self._heads[id(model)],
-                micro,
-                temperature=self._config.temperature,
-                with_entropy=with_entropy,
-            )
+    @torch.no_grad()
+    def _batch_logprobs(
+        self, model: LogprobModel, rows: Sequence[TokenRow], mask: Tensor, *, with_entropy: bool
+    ) -> TokenLogprobs:
+        logprobs = torch.zeros(mask.shape, device=mask.device)
+        entropy = torch.zeros_like(logprobs)
+        for micro in self.micro_batches(rows):
+            part = self._logprobs(model, micro, with_entropy=with_entropy)
+            logprobs[micro.rows] = scatter_targets(part.logprobs, mask[micro.rows])
+            entropy[micro.rows] = scatter_targets(part.entropy, mask[micro.rows])
+        ranks = self.engine.ranks
+        return TokenLogprobs(ranks.sum(logprobs), ranks.sum(entropy) if with_entropy else entropy)
 
-    def _micro_batches(self, rows: Sequence[TokenRow]) -> list[TokenBatch]:
-        batches = micro_batches(rows, self._config.micro_batch_tokens, self.pad_id)
-        return [batch.to(self._device) for batch in batches]
+    def _logprobs(self, model: LogprobModel, micro: TokenBatch, *, with_entropy: bool) -> TokenLogprobs:
+        with self.engine.precision():
+            result: TokenLogprobs = model(micro, temperature=self._config.temperature, with_entropy=with_entropy)
+        return result
 
     def _check_vocabularies(self) -> None:
         size = self.policy.config.get_text_config().vocab_size

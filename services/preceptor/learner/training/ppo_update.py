@@ -1,13 +1,13 @@
 """The epochs and minibatches of one PPO update."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from preceptor.learner.models.batching import TokenBatch, collate, plan_micro_batches
+from preceptor.learner.distributed.ranks import Ranks
+from preceptor.learner.models.batching import TokenBatch
 from preceptor.learner.rl.losses import approx_kl, ppo_policy_loss, ppo_value_loss
 from preceptor.learner.rl.masking import masked_mean, masked_sum
 from preceptor.learner.run_configs.ppo import PpoConfig
@@ -29,6 +29,12 @@ class UpdateTally:
         """Adds `count` observations that sum to `total`."""
         self.sums[name] = self.sums.get(name, 0.0) + total
         self.counts[name] = self.counts.get(name, 0.0) + count
+
+    def reduce(self, ranks: Ranks) -> None:
+        """Takes in what the other ranks tallied."""
+        self.sums, self.counts = ranks.sums(self.sums), ranks.sums(self.counts)
+        deviation = torch.tensor(self.first_minibatch_deviation, dtype=torch.float64)
+        self.first_minibatch_deviation = float(ranks.max(deviation))
 
     def means(self) -> dict[str, float]:
         """Returns the mean of everything that was added."""
@@ -69,23 +75,25 @@ class PpoUpdate:
             if train_policy and target is not None and sum(epoch_kl) / max(1, len(epoch_kl)) > target:
                 train_policy = False
                 self.tally.add("policy/early_stop_epoch", epoch + 1.0, 1.0)
+        self.tally.reduce(self._models.engine.ranks)
         return self.tally
 
     def _policy_step(self, places: list[int], *, first: bool) -> float:
         kept = int(self._targets.correction.mask[places].sum())
         loss_sum = kl_sum = 0.0
-        for micro in self._micro_batches(places):
+        for micro in self._models.micro_batches(self._batch.rows, places):
             loss, kl = self._policy_micro(micro, kept, first=first)
-            if not math.isfinite(loss):
-                self._models.policy_optimizer.zero_grad(set_to_none=True)
-                return self._skip("policy loss", places)
             loss_sum, kl_sum = loss_sum + loss, kl_sum + kl
+        sums = self._models.engine.ranks.sums({"loss": loss_sum, "kl": kl_sum})
+        if not math.isfinite(sums["loss"]):
+            self._models.policy_optimizer.zero_grad(set_to_none=True)
+            return self._skip("policy loss", places)
         norm = self._models.policy_step()
         if not math.isfinite(norm):
             return self._skip("policy gradient", places)
-        self.tally.add("loss/policy_avg", loss_sum, 1.0)
+        self.tally.add("loss/policy_avg", sums["loss"], 1.0)
         self.tally.add("policy/grad_norm", norm, 1.0)
-        return kl_sum / max(1, kept)
+        return sums["kl"] / max(1, kept)
 
     def _policy_micro(self, micro: TokenBatch, kept: int, *, first: bool) -> tuple[float, float]:
         rows, config = micro.rows, self._config
@@ -105,8 +113,7 @@ class PpoUpdate:
         loss = masked_mean(terms.loss, counts, denominator=kept)
         if config.entropy_coef > 0:
             loss = loss - config.entropy_coef * masked_mean(entropy, counts, denominator=kept)
-        if math.isfinite(float(loss.detach())):
-            torch.autograd.backward(loss)
+        torch.autograd.backward(loss)  # on every rank and whatever the loss, since gradients are reduced in it
         kl = float(masked_sum(approx_kl(logprobs, old, counts), counts))
         self._tally_policy(rows, mask, counts, terms.ratio.detach(), terms.clipped, kl)
         if first:
@@ -132,13 +139,13 @@ class PpoUpdate:
     def _critic_step(self, places: list[int]) -> None:
         count = int(self._batch.mask[places].sum())
         loss_sum = 0.0
-        for micro in self._micro_batches(places):
-            loss = self._critic_micro(micro, count)
-            if not math.isfinite(loss):
-                self._models.critic_optimizer.zero_grad(set_to_none=True)
-                self._skip("value loss", places)
-                return
-            loss_sum += loss
+        for micro in self._models.micro_batches(self._batch.rows, places):
+            loss_sum += self._critic_micro(micro, count)
+        loss_sum = self._models.engine.ranks.sums({"loss": loss_sum})["loss"]
+        if not math.isfinite(loss_sum):
+            self._models.critic_optimizer.zero_grad(set_to_none=True)
+            self._skip("value loss", places)
+            return
         norm = self._models.critic_step()
         if not math.isfinite(norm):
             self._skip("value gradient", places)
@@ -159,16 +166,9 @@ class PpoUpdate:
             clip=self._config.value_clip,
         )
         loss = masked_mean(terms.loss, every, denominator=count)
-        if math.isfinite(float(loss.detach())):
-            torch.autograd.backward(loss)
+        torch.autograd.backward(loss)  # on every rank and whatever the loss, since gradients are reduced in it
         self.tally.add("val/clipfrac_avg", float(terms.clipped.sum()), float(every.sum()))
         return float(loss.detach())
-
-    def _micro_batches(self, places: Sequence[int]) -> list[TokenBatch]:
-        rows = self._batch.rows
-        plan = plan_micro_batches([len(rows[i].token_ids) for i in places], self._config.micro_batch_tokens)
-        device = self._batch.mask.device
-        return [collate(rows, [places[i] for i in group], self._models.pad_id).to(device) for group in plan]
 
     def _skip(self, what: str, places: list[int]) -> float:
         self.tally.reasons.append(f"{what} is not finite in a minibatch of rollouts {self._batch.names(places)}")

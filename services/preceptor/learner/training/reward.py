@@ -44,13 +44,13 @@ def run_reward(config: RewardConfig, run_dir: Path, progress: ProgressCallback |
       InvalidInput: model, tokenizer or data are not usable; the message names the field or the file and line.
       FailedPrecondition: run_dir holds a checkpoint of another config.
     """
-    device = prepare(config)
+    engine = prepare(config)
     labels = load_labels(config.data)
     path = _trunk_path(config.model)
     tokenizer = load_tokenizer(config.model.tokenizer or path)
-    model = new_reward_model(path, seed=config.seed).to(device)
+    model = new_reward_model(path, seed=config.seed)
     train, held_out = _split(config, labels, model, tokenizer)
-    task = RewardTask(model, train, held_out, config, pad_id=tokenizer.pad_token_id or 0)
+    task = RewardTask(model, train, held_out, config, engine, pad_id=tokenizer.pad_token_id or 0)
     loop = TrainingLoop(task, config, Schedule(config.epochs, config.batch_size, config.optimizer), run_dir, progress)
     if not loop.run():
         return RunResult("", loop.step, loop.last_metrics, stopped=True)
@@ -61,7 +61,7 @@ def run_reward(config: RewardConfig, run_dir: Path, progress: ProgressCallback |
     model.config.pad_token_id = tokenizer.pad_token_id
     card = _card(config, labels, normalisation, metrics)
     write_json(run_dir / "data_report.json", [asdict(row) for row in labels.odd_rows])
-    export(model, tokenizer, run_dir / "model", card=card)
+    export(model, tokenizer, run_dir / "model", engine.ranks, card=card)
     return RunResult("model", loop.step, metrics)
 
 

@@ -1,5 +1,6 @@
 """The gradients and evaluations of a reward model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,12 @@ from preceptor.common.errors import InvalidInput
 from preceptor.common.reward_text import encode_reward_input
 from preceptor.learner.data.preferences import CandidateText, OddRow, Prompt, RankedCandidates, pairs_of
 from preceptor.learner.data.transcripts import render_transcript
-from preceptor.learner.models.batching import TokenRow, micro_batches
-from preceptor.learner.models.forward import precision
-from preceptor.learner.models.scalar import last_token_scores
+from preceptor.learner.models.batching import TokenBatch, TokenRow, empty_batch, micro_batches
+from preceptor.learner.models.engine import Engine
+from preceptor.learner.models.scalar import ScoreModel
 from preceptor.learner.rl.preferences import bradley_terry_loss
 from preceptor.learner.run_configs.reward import RewardConfig
-from preceptor.learner.training.agreement import ranking_accuracy
+from preceptor.learner.training.agreement import ranking_accuracy, ranking_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,14 @@ class EncodedComparison:
         return sum(len(ids) for ids in self.token_ids)
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Comparisons that share a loss, and the micro-batches that score their candidates."""
+
+    comparisons: list[EncodedComparison]
+    batches: list[TokenBatch]
+
+
 class RewardTask:
     """Bradley-Terry cross-entropy: mean over the pairs of a ranking, then over the rankings of the step."""
 
@@ -42,10 +51,13 @@ class RewardTask:
         train: list[EncodedComparison],
         held_out: list[EncodedComparison],
         config: RewardConfig,
+        engine: Engine,
         *,
         pad_id: int,
     ) -> None:
-        self.model = model
+        """Makes the model ready on the engine."""
+        self.model, self.engine = ScoreModel(model), engine
+        engine.ready(self.model, lora=config.lora, frozen=config.frozen)
         self.examples = len(train)
         self._train, self._held_out, self._config, self._pad_id = train, held_out, config, pad_id
 
@@ -54,15 +66,17 @@ class RewardTask:
         chosen = [self._train[i] for i in indexes]
         rankings = sum(len(encoded.comparison.rankings) for encoded in chosen)
         total, scores = 0.0, []
-        for part in _within_tokens(chosen, self._config.micro_batch_tokens):
-            flat = self._scores([ids for encoded in part for ids in encoded.token_ids])
-            loss = self._loss(part, flat) / rankings
+        for part in self._parts(chosen):
+            flat = self._scores(part)
+            loss = self._loss(part.comparisons, flat) / rankings
             loss.backward()
             total += float(loss.detach())
-            scores += flat.detach().split([len(encoded.token_ids) for encoded in part])
-        accuracy = ranking_accuracy([encoded.comparison for encoded in chosen], [s.tolist() for s in scores])
+            scores += list(zip(part.comparisons, _by_comparison(part.comparisons, flat.detach()), strict=True))
+        right, pairs = ranking_counts([encoded.comparison for encoded, _ in scores], [s for _, s in scores])
+        sums = self.engine.ranks.sums({"loss": total, "right": right, "pairs": pairs})
         tokens = float(sum(encoded.tokens for encoded in chosen))
-        return {"loss": total, "accuracy": accuracy, "num_tokens": tokens, "num_rankings": float(rankings)}
+        accuracy = sums["right"] / sums["pairs"] if sums["pairs"] else math.nan
+        return {"loss": sums["loss"], "accuracy": accuracy, "num_tokens": tokens, "num_rankings": float(rankings)}
 
     def evaluate(self) -> dict[str, float]:
         """Returns eval/accuracy: the share of held-out untied pairs that are ordered as the rater did."""
@@ -74,19 +88,41 @@ class RewardTask:
     @torch.no_grad()
     def score(self, comparisons: Sequence[EncodedComparison]) -> list[list[float]]:
         """Returns the raw score of every candidate of every comparison."""
-        flat = self._scores([ids for encoded in comparisons for ids in encoded.token_ids])
-        return [part.tolist() for part in flat.split([len(encoded.token_ids) for encoded in comparisons])]
-
-    def _scores(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        sequences = [ids for encoded in comparisons for ids in encoded.token_ids]
         rows = [TokenRow(ids, ()) for ids in sequences]
-        device = self.model.device
+        flat = torch.zeros(len(rows), device=self.engine.device)
+        for batch in self.engine.micro_batches(rows, self._config.micro_batch_tokens, self._pad_id):
+            with self.engine.precision():
+                flat[batch.rows] = self.model(batch)
+        return _by_comparison(comparisons, self.engine.ranks.sum(flat))
+
+    def _parts(self, comparisons: Sequence[EncodedComparison]) -> list["_Part"]:
+        """This rank's comparisons in passes of a loss each; every rank has as many, of as many micro-batches."""
+        shares = self.engine.ranks.share([encoded.tokens for encoded in comparisons])
+        limit = self._config.micro_batch_tokens
+        plans = [_within_tokens([comparisons[i] for i in sorted(share)], limit) for share in shares]
+        parts = []
+        for place in range(max(map(len, plans))):
+            batches = [self._batches(plan[place]) if place < len(plan) else [] for plan in plans]
+            rank = self.engine.ranks.rank
+            own = batches[rank] + [empty_batch(self._pad_id)] * (max(map(len, batches)) - len(batches[rank]))
+            mine = plans[rank][place] if place < len(plans[rank]) else []
+            parts.append(_Part(mine, [batch.to(self.engine.device) for batch in own]))
+        return parts
+
+    def _batches(self, comparisons: Sequence[EncodedComparison]) -> list[TokenBatch]:
+        rows = [TokenRow(ids, ()) for encoded in comparisons for ids in encoded.token_ids]
+        return micro_batches(rows, self._config.micro_batch_tokens, self._pad_id, packed=self.engine.packed)
+
+    def _scores(self, part: "_Part") -> Tensor:
+        """Raw scores of the part's candidates, with gradient, in the comparisons' order."""
         scores, order = [], []
-        for batch in micro_batches(rows, self._config.micro_batch_tokens, self._pad_id):
-            lengths = torch.tensor([len(sequences[i]) for i in batch.rows], device=device)
-            with precision(device, self._config.dtype):
-                scores.append(last_token_scores(self.model, batch.to(device), lengths))
+        for batch in part.batches:
+            with self.engine.precision():
+                scores.append(self.model(batch))
             order += batch.rows
-        return torch.cat(scores)[torch.argsort(torch.tensor(order, device=device))]
+        flat = torch.cat(scores)
+        return flat if not order else flat[torch.argsort(torch.tensor(order, device=flat.device))]
 
     def _loss(self, part: Sequence[EncodedComparison], flat: Tensor) -> Tensor:
         first, second, target, weight = [], [], [], []
@@ -105,6 +141,11 @@ class RewardTask:
         if self._config.center_coef:
             losses = losses + self._config.center_coef * (a + b).square()
         return (losses * torch.tensor(weight, device=flat.device)).sum()
+
+
+def _by_comparison(comparisons: Sequence[EncodedComparison], flat: Tensor) -> list[list[float]]:
+    sizes = [len(encoded.token_ids) for encoded in comparisons]
+    return [part.tolist() for part in flat.split(sizes)] if sizes else []
 
 
 def encode_candidates(

@@ -9,9 +9,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preceptor.common.errors import InvalidInput
 from preceptor.learner.data.supervised import load_supervised
-from preceptor.learner.models.batching import TokenBatch, TokenRow, micro_batches
-from preceptor.learner.models.forward import CausalHead, precision, target_logprobs
+from preceptor.learner.models.batching import TokenBatch, TokenRow, target_count
+from preceptor.learner.models.engine import Engine
+from preceptor.learner.models.forward import LogprobModel
 from preceptor.learner.models.loading import context_length, load_causal_lm
+from preceptor.learner.rl.logprobs import TokenLogprobs
 from preceptor.learner.run_configs.sft import SftConfig
 from preceptor.learner.training.export import export, prepare
 from preceptor.learner.training.loop import Schedule, TrainingLoop
@@ -25,17 +27,17 @@ def run_sft(config: SftConfig, run_dir: Path, progress: ProgressCallback | None 
       InvalidInput: model, tokenizer or data are not usable; the message names the field or the file and line.
       FailedPrecondition: run_dir holds a checkpoint of another config.
     """
-    device = prepare(config)
+    engine = prepare(config)
     model, tokenizer = load_causal_lm(config.model, seed=config.seed)
     train, held_out, skipped = _rows(config, model, tokenizer)
-    task = SftTask(model.to(device), train, held_out, config, pad_id=tokenizer.pad_token_id or 0)
+    task = SftTask(model, train, held_out, config, engine, pad_id=tokenizer.pad_token_id or 0)
     schedule = Schedule(config.epochs, config.batch_size, config.optimizer, config.eval_every_steps)
     loop = TrainingLoop(task, config, schedule, run_dir, progress)
     if not loop.run():
         return RunResult("", loop.step, loop.last_metrics, stopped=True)
     if progress:
         progress(Progress("export", loop.step, loop.total_steps))
-    export(model, tokenizer, run_dir / "model")
+    export(model, tokenizer, run_dir / "model", engine.ranks)
     return RunResult("model", loop.step, loop.last_metrics | {"data/rows_without_targets": float(skipped)})
 
 
@@ -48,43 +50,45 @@ class SftTask:
         train: list[TokenRow],
         held_out: list[TokenRow],
         config: SftConfig,
+        engine: Engine,
         *,
         pad_id: int,
     ) -> None:
-        self.model = model
+        """Makes the model ready on the engine."""
         self.examples = len(train)
         self._train, self._held_out, self._config, self._pad_id = train, held_out, config, pad_id
-        self._head = CausalHead(model)
+        self.model, self.engine = LogprobModel(model), engine
+        engine.ready(self.model, lora=config.lora, frozen=config.frozen)
 
     def accumulate(self, indexes: Sequence[int]) -> dict[str, float]:
         """Adds the gradients of the mean negative log-likelihood per target token; returns loss and counts."""
-        batches = self._batches([self._train[i] for i in indexes])
-        targets = sum(int(batch.target_mask.sum()) for batch in batches)
+        rows = [self._train[i] for i in indexes]
+        targets = sum(map(target_count, rows))
         total = 0.0
-        for batch in batches:
+        for batch in self._batches(rows):
             loss = self._negative_logprobs(batch).sum() / max(1, targets)
             loss.backward()
             total += float(loss.detach())
-        tokens = sum(len(self._train[i].token_ids) for i in indexes)
-        return {"loss": total, "num_tokens": float(tokens), "num_target_tokens": float(targets)}
+        tokens = sum(len(row.token_ids) for row in rows)
+        loss_sum = self.engine.ranks.sums({"loss": total})["loss"]
+        return {"loss": loss_sum, "num_tokens": float(tokens), "num_target_tokens": float(targets)}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Returns eval/loss, mean negative log-likelihood per held-out target token, in nats."""
         if not self._held_out:
             return {}
-        batches = self._batches(self._held_out)
-        targets = sum(int(batch.target_mask.sum()) for batch in batches)
-        total = sum(float(self._negative_logprobs(batch).sum()) for batch in batches)
-        return {"eval/loss": total / max(1, targets)}
+        targets = sum(map(target_count, self._held_out))
+        total = sum(float(self._negative_logprobs(batch).sum()) for batch in self._batches(self._held_out))
+        return {"eval/loss": self.engine.ranks.sums({"loss": total})["loss"] / max(1, targets)}
 
     def _negative_logprobs(self, batch: TokenBatch) -> Tensor:
-        batch = batch.to(self.model.device)
-        with precision(self.model.device, self._config.dtype):
-            return -target_logprobs(self.model, self._head, batch).logprobs
+        with self.engine.precision():
+            result: TokenLogprobs = self.model(batch)
+        return -result.logprobs
 
     def _batches(self, rows: Sequence[TokenRow]) -> list[TokenBatch]:
-        return micro_batches(rows, self._config.micro_batch_tokens, self._pad_id)
+        return self.engine.micro_batches(rows, self._config.micro_batch_tokens, self._pad_id)
 
 
 def _rows(
