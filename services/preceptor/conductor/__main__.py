@@ -20,6 +20,7 @@ from preceptor.conductor.adapters.reward_server import GrpcRewardServer
 from preceptor.conductor.adapters.supervisord_launcher import SupervisordLauncher
 from preceptor.conductor.config import ConductorSettings
 from preceptor.conductor.engine import LoopEngine
+from preceptor.conductor.ports import Launcher
 from preceptor.conductor.server import FULL_NAME, LoopServicer
 from preceptor.conductor.service import Loops
 from preceptor.conductor.stages.context import World
@@ -30,22 +31,36 @@ from preceptor.conductor.store.registry import RegistryStore
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_OFFLINE")
 
 
+def build_launcher(settings: ConductorSettings) -> Launcher:
+    """Makes what runs learner jobs; the kubernetes package is imported only where there is a cluster."""
+    if settings.launcher == "kubernetes":
+        from preceptor.conductor.adapters.kubernetes.launcher import KubernetesLauncher, connect, load_template
+
+        assert settings.job_template is not None  # checked by the settings
+        template = load_template(settings.job_template)
+        return KubernetesLauncher(connect(), settings.namespace, template, settings.owner_deployment)
+    assert settings.supervisor_socket is not None
+    assert settings.jobs_dir is not None
+    assert settings.logs_dir is not None
+    inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
+    return SupervisordLauncher(
+        settings.supervisor_socket,
+        settings.jobs_dir,
+        settings.logs_dir,
+        lambda kind: inherited | settings.job_environment(kind),
+    )
+
+
 def build_world(settings: ConductorSettings) -> World:
     """Opens the database and everything a loop works with."""
     engine = open_database(settings.database_url)
     migrate(engine)
-    inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
     registry = Registry(settings.redis_url)
     return World(
         loops=LoopStore(engine),
         registry=RegistryStore(engine),
         artifacts=ArtifactStore(settings.artifacts_url),
-        launcher=SupervisordLauncher(
-            settings.supervisor_socket,
-            settings.jobs_dir,
-            settings.logs_dir,
-            lambda kind: inherited | settings.job_environment(kind),
-        ),
+        launcher=build_launcher(settings),
         learners=GrpcLearners(registry),
         labels=GrpcLabels(FeedbackClient(settings.feedback_address)),
         generators=DiscoveredGenerators(registry),

@@ -1,8 +1,9 @@
 """Settings of the conductor."""
 
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from preceptor.common.config import ServiceSettings
@@ -20,9 +21,13 @@ class ConductorSettings(ServiceSettings):
     )
     feedback_address: str = "127.0.0.1:7120"
     reward_address: str = "127.0.0.1:7110"
-    supervisor_socket: Path = Field(description="unix socket of the supervisord that runs learner jobs")
-    jobs_dir: Path = Field(description="folder of its [include] section; a learner job is one file in it")
-    logs_dir: Path = Field(description="where learner jobs log to")
+    launcher: Literal["supervisord", "kubernetes"] = Field("supervisord", description="what runs learner jobs")
+    supervisor_socket: Path | None = Field(None, description="supervisord: its unix socket")
+    jobs_dir: Path | None = Field(None, description="supervisord: folder of its [include] section, a file per job")
+    logs_dir: Path | None = Field(None, description="supervisord: where learner jobs log to")
+    job_template: Path | None = Field(None, description="kubernetes: YAML of the Job that a run's is made from")
+    namespace: str = Field("", max_length=63, description="kubernetes: where jobs go; empty: the template's namespace")
+    owner_deployment: str = Field("", max_length=253, description="kubernetes: the Deployment that owns the jobs")
     learner_port: int = Field(
         7140,
         ge=1,
@@ -36,6 +41,17 @@ class ConductorSettings(ServiceSettings):
     all_threads: int = Field(0, ge=0, le=1024)
     poll_interval_s: float = Field(0.5, gt=0, le=60)
     patience_s: float = Field(600.0, gt=0, description="how long a service may be out of reach before its stage fails")
+
+    @model_validator(mode="after")
+    def _launcher_complete(self) -> Self:
+        needed = {
+            "supervisord": ("supervisor_socket", "jobs_dir", "logs_dir"),
+            "kubernetes": ("job_template",),
+        }[self.launcher]
+        missing = [f"PRECEPTOR_CONDUCTOR_{name.upper()}" for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"PRECEPTOR_CONDUCTOR_LAUNCHER is {self.launcher}: it needs {', '.join(missing)}")
+        return self
 
     def job_environment(self, kind: str) -> dict[str, str]:
         """What a learner job is told, beside what it inherits from supervisord."""

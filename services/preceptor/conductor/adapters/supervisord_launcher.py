@@ -68,7 +68,8 @@ class SupervisordLauncher:
         if info is None:
             return JobStatus(JobState.ABSENT)
         if info["statename"] not in ENDED_STATES:
-            return JobStatus(JobState.RUNNING, int(info["pid"]), str(info["description"]))
+            well = info["statename"] in ("STARTING", "RUNNING")
+            return JobStatus(JobState.RUNNING, int(info["pid"]), "" if well else str(info["description"]))
         code = int(info["exitstatus"])
         if info["statename"] == "EXITED" and code == 0:
             return JobStatus(JobState.SUCCEEDED)

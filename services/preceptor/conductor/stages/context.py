@@ -52,6 +52,7 @@ class StageContext:
         self.config = config
         self.stage = stage
         self._leaving = leaving
+        self._told_of_job = ""
 
     @property
     def rl_run_id(self) -> str:
@@ -74,6 +75,15 @@ class StageContext:
     def event(self, kind: str, message: str, values: Mapping[str, float] | None = None) -> None:
         """Appends to the loop's events."""
         self.world.loops.add_event(self.loop_id, kind, self.stage.name, message, values)
+
+    def tell_job(self, message: str) -> None:
+        """Makes what keeps the stage's job from running the stage's message, and an event once."""
+        if message == self._told_of_job:
+            return
+        self._told_of_job = message
+        if message:
+            self.world.loops.set_stage(self.loop_id, self.stage.name, message=message)
+            self.event("job", message)
 
     def check_stop(self) -> None:
         """Raises LoopStopped when the stage is to end."""

@@ -60,6 +60,8 @@ def poll_job(context: StageContext, run_id: str) -> JobStatus:
             start_job(context, run)
         return job
     context.world.loops.set_run(run_id, state=job.state.value, pid=job.pid)
+    if job.state is JobState.RUNNING:
+        context.tell_job(job.message)
     if job.state is JobState.FAILED:
         context.world.launcher.forget(run_id)
         raise StageError(f"run {run_id} failed: {job.message}", reason="RUN_FAILED")

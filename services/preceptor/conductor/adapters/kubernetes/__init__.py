@@ -1,0 +1,1 @@
+"""Learner jobs as Kubernetes Jobs."""
