@@ -88,11 +88,17 @@ def named(objects: list[Object], kind: str, component: str) -> Object:
 
 def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
     """(component, pod) of everything that makes pods; a pod has `metadata` and `spec`."""
-    for item in of_kind(objects, "Deployment", "StatefulSet"):
+    for item in [*of_kind(objects, "Deployment", "StatefulSet"), *learner_jobs(objects)]:
         template = item["spec"]["template"]
         yield template["metadata"]["labels"]["app.kubernetes.io/component"], template
     for item in of_kind(objects, "Pod"):
         yield item["metadata"]["labels"]["app.kubernetes.io/component"], item
+
+
+def learner_jobs(objects: list[Object]) -> list[Object]:
+    """The template of learner Jobs, which stands in a ConfigMap; none without a conductor."""
+    maps = [item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"] == f"{PREFIX}-learner"]
+    return [yaml.safe_load(item["data"]["job.yaml"]) for item in maps]
 
 
 def containers(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:

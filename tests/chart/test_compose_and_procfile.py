@@ -39,8 +39,8 @@ def procfile() -> dict[str, str]:
 
 def test_both_run_the_chart_s_processes() -> None:
     chart = {component for component, *_ in containers(render())} - {"test"}
-    assert set(compose()) == chart | {"learner"}
-    assert set(procfile()) == (chart | {"learner"}) - {"postgresql"}, "SQLite there"
+    assert set(compose()) == chart
+    assert set(procfile()) == chart - {"postgresql"}, "SQLite there"
 
 
 @pytest.mark.parametrize("name", MODULES)

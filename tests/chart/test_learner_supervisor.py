@@ -1,4 +1,4 @@
-"""The interim way of running learner jobs: the conductor's launcher and the supervisord of the learner container."""
+"""Learner jobs without Kubernetes: the conductor's launcher and the supervisord of compose's learner service."""
 
 import os
 import signal
@@ -12,7 +12,8 @@ import pytest
 from preceptor.common.waiting import wait_until
 from preceptor.conductor.adapters.supervisord_launcher import SupervisordLauncher
 from preceptor.conductor.types import JobSpec, JobState
-from tests.chart.rendering import ROOT, named, render
+from tests.chart.rendering import ROOT
+from tests.chart.test_compose_and_procfile import compose
 
 JOB = """
 import os, pathlib, sys, time
@@ -27,9 +28,8 @@ if starts == 0:
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[SupervisordLauncher]:
-    """Both sides as the chart starts them, with /run/preceptor elsewhere."""
-    pod = named(render(), "Deployment", "conductor")["spec"]["template"]["spec"]
-    [_, learner] = pod["containers"]
+    """Both sides as compose starts them, with /run/preceptor elsewhere."""
+    learner = compose()["learner"]
     run_dir = tmp_path / "run"
     conf = ROOT / "deploy" / "docker" / "supervisord.conf"
     command = [
@@ -40,7 +40,8 @@ def launcher(tmp_path: Path) -> Iterator[SupervisordLauncher]:
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until((run_dir / "supervisor.sock").exists, 20, "supervisord's socket")
-        answers = [part.replace("/etc/preceptor/supervisord.conf", str(conf)) for part in _probe(learner)]
+        probe = learner["healthcheck"]["test"][1:]  # after CMD
+        answers = [part.replace("/etc/preceptor/supervisord.conf", str(conf)) for part in probe]
         subprocess.run(answers, env=env, check=True, capture_output=True)
         yield SupervisordLauncher(
             run_dir / "supervisor.sock",
@@ -52,10 +53,6 @@ def launcher(tmp_path: Path) -> Iterator[SupervisordLauncher]:
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
-
-
-def _probe(container: dict[str, dict[str, dict[str, list[str]]]]) -> list[str]:
-    return container["livenessProbe"]["exec"]["command"]
 
 
 def test_a_job_starts_survives_a_kill_and_ends(launcher: SupervisordLauncher, tmp_path: Path) -> None:

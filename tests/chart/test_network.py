@@ -7,13 +7,13 @@ import pytest
 from tests.chart.rendering import containers, environment, of_kind, pods, render, switched
 
 Edge = tuple[str, str, int]
-# DESIGN.md sections 2 and 4. The learner's jobs (7140: rl, 7141: others) run in the conductor's pod for now.
+# DESIGN.md sections 2 and 4.
 DISCOVERED: set[Edge] = {
     ("rollout", "generation", 7100),  # by their records in Redis
     ("conductor", "generation", 7100),
-    ("generation", "conductor", 7140),  # WeightService.Watch
-    ("console", "conductor", 7140),  # LearnerService.GetStatus
-    ("console", "conductor", 7141),
+    ("generation", "learner", 7140),  # WeightService.Watch
+    ("console", "learner", 7140),  # LearnerService.GetStatus
+    ("conductor", "learner", 7140),
     ("test", "generation", 7100),
     ("test", "reward", 7110),
 }
@@ -37,7 +37,7 @@ def opened(objects: list[dict[str, Any]], labels: dict[str, dict[str, str]]) -> 
                 peers = rule.get(peers_key)
                 if peers is None or any(selects(p["podSelector"], labels[there]) for p in peers if "podSelector" in p):
                     found |= {port["port"] for port in rule["ports"]}
-        return found - {53}
+        return found - {53, 443, 6443}
 
     return {
         (client, server, port)
@@ -74,6 +74,24 @@ def test_exactly_the_map_is_open(preset: str, changes: dict[str, Any]) -> None:
     if changes:
         wanted -= {edge for edge in wanted if "conductor" in edge}
     assert open_edges == wanted
+
+
+def test_workers_of_one_job_meet_and_nobody_else_does() -> None:
+    objects = render(changes={"learner": {"workers": 2}})
+    labels = {component: pod["metadata"]["labels"] for component, pod in pods(objects)}
+    assert {edge for edge in opened(objects, labels) if edge[2] == 29500} == {("learner", "learner", 29500)}
+
+
+@pytest.mark.parametrize("peers", [[], [{"ipBlock": {"cidr": "10.0.0.1/32"}}]])
+def test_the_conductor_alone_reaches_the_kubernetes_api(peers: list[dict[str, Any]]) -> None:
+    objects = render(changes={"networkPolicy": {"kubernetesApiTo": peers}})
+    found = {
+        policy["metadata"]["name"].removeprefix("demo-preceptor-"): rule.get("to", [])
+        for policy in of_kind(objects, "NetworkPolicy")
+        for rule in policy["spec"].get("egress") or []
+        if {port["port"] for port in rule["ports"]} == {443, 6443}
+    }
+    assert found == {"conductor": peers}
 
 
 def test_every_pod_is_denied_by_default() -> None:
@@ -124,5 +142,5 @@ def test_external_stores_are_reached_by_those_who_use_them() -> None:
         }
 
     assert ports("feedback") == ports("feedback-worker") == ports("conductor") == {6379, 5432}
-    assert ports("generation") == ports("rollout") == ports("reward") == ports("console") == {6379}
+    assert ports("generation") == ports("rollout") == ports("reward") == ports("console") == ports("learner") == {6379}
     assert ports("test") == set()

@@ -16,9 +16,11 @@ from tests.chart.rendering import (
     PREFIX,
     PRESETS,
     chart,
+    learner_jobs,
     named,
     notes,
     of_kind,
+    pods,
     render,
     switched,
     values_of,
@@ -91,6 +93,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
             "serviceAccount": {"name": "mine"},
         }
     ),
+    "learner jobs of several workers": switched(learner__workers=4),
     "no tests": switched(tests__enabled=False),
     "own objects": {
         "extraObjects": [
@@ -124,7 +127,7 @@ def test_switches_are_valid_objects(preset: str, switch: str) -> None:
 
 def check(objects: list[dict[str, Any]], version: str) -> None:
     assert objects
-    for item in objects:
+    for item in [*objects, *learner_jobs(objects)]:
         if item["kind"] in SCHEMAS:
             jsonschema.validate(item, SCHEMAS[item["kind"]])
         else:
@@ -183,8 +186,9 @@ def test_keda_asks_for_one_number_of_a_metric_that_exists() -> None:
 def test_scraped_ports_exist() -> None:
     [monitor] = of_kind(render("production"), "PodMonitor")
     ports = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
-    pod = named(render("production"), "Deployment", "conductor")["spec"]["template"]["spec"]
-    assert ports <= {port["name"] for c in pod["containers"] for port in c["ports"]}
+    for component, pod in pods(render("production")):
+        if component != "test":
+            assert ports <= {port["name"] for c in pod["spec"]["containers"] for port in c["ports"]}, component
 
 
 def test_notes_name_the_next_three_commands() -> None:

@@ -1,8 +1,12 @@
 """Restricted Pod Security on every pod; nothing without resources, probes and a security context."""
 
+import re
+
 import pytest
 
-from tests.chart.rendering import PREFIX, PRESETS, containers, named, of_kind, pods, render
+from tests.chart.rendering import NAMESPACE, PREFIX, PRESETS, ROOT, containers, named, of_kind, pods, render
+
+_WRITING = {"create", "update", "patch", "delete", "deletecollection"}
 
 # https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 RESTRICTED_VOLUMES = {
@@ -22,7 +26,7 @@ def test_pods_are_restricted(preset: str) -> None:
     for component, pod in pods(render(preset)):
         spec = pod["spec"]
         assert spec["enableServiceLinks"] is False, component
-        assert spec["automountServiceAccountToken"] is False
+        assert spec["automountServiceAccountToken"] is (component == "conductor")
         assert not any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
         security = spec["securityContext"]
         assert security["runAsNonRoot"] is True
@@ -67,12 +71,34 @@ def test_generators_get_the_time_that_loading_takes() -> None:
     assert probe["periodSeconds"] * probe["failureThreshold"] == 600
 
 
-def test_each_stage_has_an_account_without_rights() -> None:
+def test_each_stage_has_an_account_and_the_conductors_alone_has_rights() -> None:
     objects = render()
     accounts = {item["metadata"]["name"] for item in of_kind(objects, "ServiceAccount")}
     used = {pod["spec"]["serviceAccountName"] for _, pod in pods(objects)}
     assert used == accounts == {f"{PREFIX}-{component}" for component, _ in pods(objects)}
-    assert not of_kind(objects, "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
+    assert not of_kind(objects, "ClusterRole", "ClusterRoleBinding")
+    [role], [binding] = of_kind(objects, "Role"), of_kind(objects, "RoleBinding")
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": f"{PREFIX}-conductor", "namespace": NAMESPACE}]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    written = {resource for rule in role["rules"] for resource in rule["resources"] if _WRITING & set(rule["verbs"])}
+    assert written == {"jobs"}
+    assert not any("*" in value for rule in role["rules"] for values in rule.values() for value in values)
+
+
+def test_the_role_grants_what_the_launcher_asks_for() -> None:
+    """Every request of the launcher's own tests, against the Role: nothing is refused, nothing is granted in vain."""
+    [role] = of_kind(render(), "Role")
+    granted = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    source = (ROOT / "services/preceptor/conductor/adapters/kubernetes/launcher.py").read_text()
+    methods = re.findall(r"\.(create|read|list|patch|delete)_namespaced_(\w+)", source)
+    verbs = {"read": ["get"], "list": ["list"]}
+    asked = {(_resource(name), verb) for method, name in methods for verb in verbs.get(method, [method])}
+    watched = {("jobs", "watch"), ("pods", "watch")}
+    assert granted - {("pods", "get")} == asked | watched
+
+
+def _resource(method_name: str) -> str:
+    return {"pod_log": "pods/log"}.get(method_name, f"{method_name}s")
 
 
 def test_disruption_budgets_select_their_stage() -> None:

@@ -10,7 +10,9 @@ from unittest import mock
 import pytest
 
 from preceptor.common.config import ServiceSettings
+from preceptor.conductor.adapters.kubernetes.launcher import load_template
 from preceptor.conductor.config import ConductorSettings
+from preceptor.learner import __main__ as learner_main
 from preceptor.learner.config import LearnerSettings
 from tests.chart.rendering import (
     NAMESPACE,
@@ -19,6 +21,7 @@ from tests.chart.rendering import (
     PRESETS,
     containers,
     environment,
+    learner_jobs,
     named,
     of_kind,
     pods,
@@ -33,6 +36,7 @@ SETTINGS = {
     "preceptor.feedback": "preceptor.feedback.config:FeedbackSettings",
     "preceptor.feedback.worker": "preceptor.feedback.config:FeedbackWorkerSettings",
     "preceptor.conductor": "preceptor.conductor.config:ConductorSettings",
+    "preceptor.learner": "preceptor.learner.config:LearnerSettings",
     "preceptor.console": "preceptor.console.config:ConsoleSettings",
 }
 EXTERNAL_REDIS = switched(
@@ -128,7 +132,7 @@ def test_processes_open_the_ports_that_are_declared() -> None:
 
 def test_processes_listen_where_others_reach_them() -> None:
     for component, *_, settings in services(render()):
-        assert settings.host == (POD_IP if component == "conductor" else "0.0.0.0")
+        assert settings.host == (POD_IP if component == "learner" else "0.0.0.0")
         assert settings.model_dump().get("advertised_host", POD_IP) == POD_IP
 
 
@@ -141,7 +145,7 @@ def test_addresses_lead_to_services_and_on_to_ports() -> None:
     seen = set()
     for _, _, _, settings in services(objects):
         for field, value in settings.model_dump().items():
-            if field.endswith("_address"):
+            if field.endswith("_address") and value:
                 host, _, port = str(value).removeprefix("dns:///").rpartition(":")
                 assert listening[host][int(port)] == "grpc"
                 seen.add(host)
@@ -175,28 +179,51 @@ def test_grace_periods_hold_the_drain() -> None:
         assert grace >= pre_stop + settings.drain_timeout_s + 5, component
 
 
-def test_learner_jobs_are_told_what_the_learner_takes() -> None:
-    [conductor] = [s for *_, s in services(render()) if isinstance(s, ConductorSettings)]
-    for kind, port in (("rl", 7140), ("sft", 7141), ("reward", 7141)):
-        env = conductor.job_environment(kind)
-        with mock.patch.dict(os.environ, env, clear=True):
-            job = LearnerSettings()
-        assert (job.host, job.port, job.metrics_port) == (POD_IP, port, port + 100)
-        assert job.threads == 4, "the learner container's CPU limit"
-        assert job.redis_url == conductor.redis_url
+def test_learner_jobs_are_told_what_the_services_are_told() -> None:
+    found = {component: settings for component, *_, settings in services(render())}
+    learner, conductor = found["learner"], found["conductor"]
+    assert isinstance(learner, LearnerSettings)
+    assert isinstance(conductor, ConductorSettings)
+    assert learner.threads == 4, "the container's CPU limit"
+    assert (learner.redis_url, learner.artifacts_url) == (conductor.redis_url, conductor.artifacts_url)
+    assert learner.reward_address == conductor.reward_address
 
 
-def test_conductor_and_supervisord_meet_in_shared_folders() -> None:
-    pod = named(render(), "Deployment", "conductor")["spec"]["template"]
-    conductor, learner = pod["spec"]["containers"]
-    run_dir = environment("conductor", pod, learner)["PRECEPTOR_RUN_DIR"]
-    told = environment("conductor", pod, conductor)
-    for name in ("SUPERVISOR_SOCKET", "JOBS_DIR", "LOGS_DIR"):
-        assert told[f"PRECEPTOR_CONDUCTOR_{name}"].startswith(f"{run_dir}/")
-    for folder in (run_dir, told["PRECEPTOR_CONDUCTOR_ARTIFACTS_URL"].removeprefix("file://")):
-        mounts = [{m["mountPath"]: m for m in c["volumeMounts"]}[folder] for c in (conductor, learner)]
-        assert mounts[0] == mounts[1]
-        assert not mounts[0].get("readOnly")
+def test_the_conductor_makes_jobs_from_the_mounted_template(tmp_path: Path) -> None:
+    objects = render()
+    pod = named(objects, "Deployment", "conductor")["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    told = environment("conductor", pod, container)
+    folder, _, name = told["PRECEPTOR_CONDUCTOR_JOB_TEMPLATE"].rpartition("/")
+    [mount] = [m for m in container["volumeMounts"] if m["mountPath"] == folder]
+    [volume] = [v for v in pod["spec"]["volumes"] if v["name"] == mount["name"]]
+    [config] = [o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"] == volume["configMap"]["name"]]
+    path = tmp_path / name
+    path.write_text(config["data"][name])
+    assert load_template(path)["metadata"]["name"] == f"{PREFIX}-learner"
+    assert told["PRECEPTOR_CONDUCTOR_NAMESPACE"] == NAMESPACE
+    assert told["PRECEPTOR_CONDUCTOR_OWNER_DEPLOYMENT"] == named(objects, "Deployment", "conductor")["metadata"]["name"]
+
+
+def test_a_new_template_restarts_the_conductor_and_nothing_else_does() -> None:
+    def annotations(**changes: Any) -> dict[str, str]:
+        pod = named(render(changes=switched(**changes)), "Deployment", "conductor")["spec"]["template"]
+        found: dict[str, str] = pod["metadata"]["annotations"]
+        return found
+
+    assert annotations() == annotations(rollout__concurrency=5)
+    assert annotations() != annotations(learner__resources__limits__cpu=8)
+
+
+def test_exit_codes_that_end_a_job_are_the_learners_own() -> None:
+    [job] = learner_jobs(render())
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    codes = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule}
+    assert codes == {
+        "FailJob": [learner_main.EXIT_FAILED, learner_main.EXIT_CONFIG],
+        "Ignore": [learner_main.EXIT_TRY_AGAIN, learner_main.EXIT_INTERRUPTED],
+    }
+    assert job["spec"]["podReplacementPolicy"] == "Failed"
 
 
 def test_the_console_answers_to_its_names() -> None:

@@ -1,6 +1,6 @@
 {{/*
 The map: who calls whom, on which port. The only place where edges are written down; each stage's NetworkPolicy takes
-its own from here. The learner's jobs run in the conductor's pod: 7140 is the rl job, 7141 any other.
+its own from here. 29500 is where the workers of one learner job meet; the conductor also calls the Kubernetes API.
 */}}
 {{- define "preceptor.edges" -}}
 edges:
@@ -8,7 +8,7 @@ edges:
   - {from: rollout, to: reward, ports: [7110]}
   - {from: rollout, to: redis, ports: [6379]}
   - {from: generation, to: redis, ports: [6379]}
-  - {from: generation, to: conductor, ports: [7140]}
+  - {from: generation, to: learner, ports: [7140]}
   - {from: reward, to: redis, ports: [6379]}
   - {from: feedback, to: redis, ports: [6379]}
   - {from: feedback, to: postgresql, ports: [5432]}
@@ -19,8 +19,15 @@ edges:
   - {from: conductor, to: feedback, ports: [7120]}
   - {from: conductor, to: redis, ports: [6379]}
   - {from: conductor, to: postgresql, ports: [5432]}
+  - {from: conductor, to: learner, ports: [7140]}
+  - {from: learner, to: redis, ports: [6379]}
+  - {from: learner, to: reward, ports: [7110]}
+  {{- if gt (int .root.Values.learner.workers) 1 }}
+  - {from: learner, to: learner, ports: [29500]}
+  {{- end }}
   - {from: console, to: feedback, ports: [7120]}
-  - {from: console, to: conductor, ports: [7140, 7141, 7150]}
+  - {from: console, to: conductor, ports: [7150]}
+  - {from: console, to: learner, ports: [7140]}
   - {from: console, to: redis, ports: [6379]}
   - {from: test, to: generation, ports: [7100]}
   - {from: test, to: reward, ports: [7110]}
@@ -30,7 +37,8 @@ metrics:
   reward: [7210]
   feedback: [7220]
   feedback-worker: [7221]
-  conductor: [7240, 7241, 7250]
+  conductor: [7250]
+  learner: [7240]
   console: [7260]
 {{- end -}}
 
@@ -104,6 +112,15 @@ spec:
       {{- include "preceptor.ports" .ports | nindent 6 }}
     {{- end }}
     {{- end }}
+    {{- end }}
+    {{- if eq $name "conductor" }}
+    - ports:
+        - {protocol: TCP, port: 443}
+        - {protocol: TCP, port: 6443}
+      {{- with $network.kubernetesApiTo }}
+      to:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
     {{- end }}
     {{- with $network.extraEgress }}
     {{- toYaml . | nindent 4 }}

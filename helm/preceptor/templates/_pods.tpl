@@ -115,13 +115,13 @@ annotations:
 {{- end -}}
 
 {{/*
-A pod's spec but for its containers. Takes root, name, values, graceSeconds, and optionally artifacts, shmSize, uid and
-volumes (text). Service links are off: Kubernetes would inject e.g. PRECEPTOR_FEEDBACK_PORT=tcp://… for a Service of
+A pod's spec but for its containers. Takes root, name, values, graceSeconds, and optionally artifacts, shmSize, uid, token
+(it calls the Kubernetes API) and volumes (text). Service links are off: Kubernetes would inject e.g. PRECEPTOR_FEEDBACK_PORT=tcp://… for a Service of
 that name, which is one of our settings.
 */}}
 {{- define "preceptor.podRest" -}}
 enableServiceLinks: false
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ default false .token }}
 serviceAccountName: {{ include "preceptor.serviceAccountName" . }}
 terminationGracePeriodSeconds: {{ .graceSeconds }}
 {{ include "preceptor.podSecurity" . }}

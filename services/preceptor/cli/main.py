@@ -15,6 +15,7 @@ COMMANDS = {
     "up": "preceptor.cli.commands.up:up",
     "down": "preceptor.cli.commands.up:down",
     "status": "preceptor.cli.commands.up:status",
+    "scale": "preceptor.cli.commands.scale:scale",
     "demo": "preceptor.cli.commands.demo:demo",
     "train": "preceptor.cli.commands.train:train",
     "loop": "preceptor.cli.commands.loop:loop",

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from preceptor.common import kubernetes_api as calls
 from preceptor.common.errors import InvalidInput, PermissionDenied, Unavailable
 from preceptor.common.waiting import wait_until
-from preceptor.conductor.adapters.kubernetes import api as calls
 from preceptor.conductor.adapters.kubernetes.launcher import KubernetesLauncher, job_name, load_template
 from preceptor.conductor.types import JobSpec, JobState
 from tests.support.kubernetes_api import KubernetesApi, serving

@@ -19,9 +19,9 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from preceptor.common.errors import InvalidInput
+from preceptor.common.kubernetes_api import CALL_TIMEOUT_S, NOT_REACHED, Object, call, connect, opened
 from preceptor.common.telemetry import get_logger
 from preceptor.common.waiting import wait_until
-from preceptor.conductor.adapters.kubernetes.api import CALL_TIMEOUT_S, NOT_REACHED, Object, call, connect, opened
 from preceptor.conductor.adapters.kubernetes.reasons import finished, needs_events, newest_failed, status_of
 from preceptor.conductor.adapters.kubernetes.reflector import Reflector
 from preceptor.conductor.types import JobSpec, JobState, JobStatus

@@ -15,8 +15,7 @@ from typing import Any
 from kubernetes.client.exceptions import ApiException
 
 from preceptor.common.errors import PermissionDenied, PreceptorError, Unavailable
-from preceptor.common.telemetry import get_logger
-from preceptor.conductor.adapters.kubernetes.api import (
+from preceptor.common.kubernetes_api import (
     NOT_REACHED,
     Object,
     backoff_s,
@@ -25,6 +24,7 @@ from preceptor.conductor.adapters.kubernetes.api import (
     refused,
     unavailable,
 )
+from preceptor.common.telemetry import get_logger
 
 log = get_logger(__name__)
 _WATCH_S = 60  # the server ends a watch after this; a half-open connection is noticed a little later

@@ -101,8 +101,8 @@ def unavailable(doing: str, error: Exception) -> PreceptorError:
 def refused(doing: str, error: ApiException) -> PreceptorError:
     """The error of an account without the right."""
     return PermissionDenied(
-        f"the Kubernetes API refuses {doing}: {_brief(error)}. The chart's Role for the conductor grants it; compare "
-        "a role of your own with that one",
+        f"the Kubernetes API refuses {doing}: {_brief(error)}. Whoever calls needs a Role that grants it: for the "
+        "conductor the chart makes one",
         reason="KUBERNETES_RBAC",
     )
 
