@@ -1,4 +1,4 @@
-# Training jobs, under supervisord. As reward.Dockerfile for torch (tag that preceptor-learner-cuda).
+# Training jobs: on Kubernetes a Job's container runs `python -m preceptor.learner`, under compose supervisord runs them. As reward.Dockerfile for torch (tag that preceptor-learner-cuda).
 ARG BASE_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
 FROM ${BASE_IMAGE} AS build
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX PIP_CERT PIP_TRUSTED_HOST TORCH_PIP_ARGS
