@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM
 from preceptor.common.errors import FailedPrecondition, InvalidInput
 from preceptor.learner.data.pairs import encode_pairs
 from preceptor.learner.data.preferences import CandidateText, RankedCandidates
+from preceptor.learner.models.engine import Engine
+from preceptor.learner.models.forward import LogprobModel
 from preceptor.learner.models.loading import load_causal_lm_dir
 from preceptor.learner.rl.dpo import PairLogprobs, dpo_loss, ipo_loss, log_ratios, robust_dpo_loss
 from preceptor.learner.run_configs import DpoConfig
@@ -134,8 +136,9 @@ def test_micro_batches_add_up_to_the_textbook_gradient(tmp_path, model_dir, toke
     pairs, _ = encode_pairs(rankings, tokenizer, max_length=40)
     model = load_causal_lm_dir(model_dir)
     references = torch.randn(4, 2)
-    task = DpoTask(model, pairs, [], (references, torch.zeros(0, 2)), config, pad_id=0)
-    assert len(PairScorer(model, micro_batch_tokens=64, dtype="float32", pad_id=0).parts(pairs)) > 1
+    module, engine = LogprobModel(model), Engine()
+    task = DpoTask(module, pairs, [], (references, torch.zeros(0, 2)), config, engine, pad_id=0)
+    assert len(PairScorer(module, engine, micro_batch_tokens=64, pad_id=0).parts(pairs)) > 1
     metrics = task.accumulate([0, 1, 2, 3])
     ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()

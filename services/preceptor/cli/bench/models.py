@@ -11,12 +11,12 @@ _SPECIALS = ["<pad>", "<end>", "<unknown>"]
 CONTEXT_TOKENS = 1024
 
 
-def build_policy(folder: Path, *, hidden: int, layers: int) -> int:
+def build_policy(folder: Path, *, hidden: int, layers: int, vocabulary: int = VOCABULARY) -> int:
     """Saves a random Llama with a tokenizer. Returns its number of parameters: 25 million for 512 and 6."""
     import torch
     from transformers import LlamaForCausalLM
 
-    tokenizer = _tokenizer(folder)
+    tokenizer = _tokenizer(folder, vocabulary)
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(_config(tokenizer, hidden, layers))  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
@@ -47,7 +47,7 @@ def random_prompt(tokens: int, rng: random.Random) -> list[int]:
     return [rng.randrange(len(_SPECIALS), VOCABULARY) for _ in range(tokens)]
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(folder: Path, vocabulary: int = VOCABULARY) -> Any:
     """One token per word: what a tokenizer costs is not what these benches compare."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -55,9 +55,9 @@ def _tokenizer(folder: Path) -> Any:
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
 
-    words = [*_SPECIALS, *(f"w{index}" for index in range(VOCABULARY - len(_SPECIALS)))]
-    vocabulary = {word: index for index, word in enumerate(words)}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    words = [*_SPECIALS, *(f"w{index}" for index in range(vocabulary - len(_SPECIALS)))]
+    places = {word: index for index, word in enumerate(words)}
+    inner = Tokenizer(models.WordLevel(places, unk_token="<unknown>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=inner, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>"
@@ -71,7 +71,7 @@ def _config(tokenizer: Any, hidden: int, layers: int) -> Any:
 
     heads = hidden // (64 if hidden >= 256 else 32)  # vLLM's CPU attention takes no heads below 32
     return LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=3 * hidden,
         num_hidden_layers=layers,

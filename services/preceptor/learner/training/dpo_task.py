@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from preceptor.learner.data.pairs import TokenPair
-from preceptor.learner.models.batching import TokenBatch, TokenRow, collate, plan_micro_batches
-from preceptor.learner.models.forward import CausalHead, precision, scatter_targets, target_logprobs
+from preceptor.learner.models.batching import TokenRow, collate, empty_batch, plan_micro_batches, target_count
+from preceptor.learner.models.engine import Engine
+from preceptor.learner.models.forward import LogprobModel
 from preceptor.learner.rl.dpo import PairLogprobs, dpo_loss, ipo_loss, log_ratios, robust_dpo_loss
+from preceptor.learner.rl.logprobs import TokenLogprobs
 from preceptor.learner.run_configs.dpo import DpoConfig
 
 _SIDES = ("chosen", "rejected")
@@ -18,23 +19,33 @@ _SIDES = ("chosen", "rejected")
 class PairScorer:
     """Logprobs of whole completions; both sides of a pair stand in one micro-batch."""
 
-    def __init__(self, model: PreTrainedModel, *, micro_batch_tokens: int, dtype: str, pad_id: int) -> None:
-        self._model, self._dtype, self._pad_id = model, dtype, pad_id
+    def __init__(self, model: LogprobModel, engine: Engine, *, micro_batch_tokens: int, pad_id: int) -> None:
+        self._model, self._engine, self._pad_id = model, engine, pad_id
         self._micro_batch_tokens = micro_batch_tokens
-        self._head = CausalHead(model)
 
     def parts(self, pairs: Sequence[TokenPair]) -> list[list[int]]:
-        """Returns index lists that cover `pairs`, each within micro_batch_tokens once padded."""
+        """Returns this rank's places of `pairs` in passes within micro_batch_tokens; all ranks have as many passes."""
         lengths = [max(len(pair.chosen.token_ids), len(pair.rejected.token_ids)) for pair in pairs]
-        return plan_micro_batches(lengths, max(1, self._micro_batch_tokens // 2))
+        shares = self._engine.ranks.share(lengths)
+        budget = max(1, self._micro_batch_tokens // 2)
+        plans = [
+            [[share[i] for i in part] for part in plan_micro_batches([lengths[i] for i in share], budget)]
+            for share in shares
+        ]
+        mine = plans[self._engine.ranks.rank]
+        return mine + [[] for _ in range(max(map(len, plans)) - len(mine))]
 
     def logprobs(self, pairs: Sequence[TokenPair]) -> PairLogprobs:
         """Returns summed logprobs [P] of both sides in one forward pass, with gradient where it is enabled."""
         rows: list[TokenRow] = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        batch: TokenBatch = collate(rows, range(len(rows)), self._pad_id).to(self._model.device)
-        with precision(self._model.device, self._dtype):
-            flat = target_logprobs(self._model, self._head, batch).logprobs
-        chosen, rejected = scatter_targets(flat, batch.target_mask[:, 1:]).sum(dim=1).chunk(2)
+        packed = self._engine.packed
+        batch = collate(rows, range(len(rows)), self._pad_id, packed=packed) if rows else empty_batch(self._pad_id)
+        with self._engine.precision():
+            result: TokenLogprobs = self._model(batch.to(self._engine.device))
+        flat = result.logprobs
+        counts = torch.tensor([target_count(row) for row in rows], dtype=torch.int64, device=flat.device)
+        owners = torch.repeat_interleave(counts)
+        chosen, rejected = flat.new_zeros(len(rows)).index_add(0, owners, flat).view(2, -1).unbind()
         return PairLogprobs(chosen, rejected)
 
     @torch.no_grad()
@@ -43,7 +54,7 @@ class PairScorer:
         result = torch.zeros(len(pairs), 2)
         for places in self.parts(pairs):
             result[places] = torch.stack(self.logprobs([pairs[i] for i in places]), dim=1).cpu()
-        return result
+        return self._engine.ranks.sum(result)
 
 
 class DpoTask:
@@ -51,21 +62,20 @@ class DpoTask:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: LogprobModel,
         train: list[TokenPair],
         held_out: list[TokenPair],
         references: tuple[Tensor, Tensor],
         config: DpoConfig,
+        engine: Engine,
         *,
         pad_id: int,
     ) -> None:
         """references: [P, 2] of the reference's logprobs, for train and for held_out."""
-        self.model = model
+        self.model, self.engine = model, engine
         self.examples = len(train)
         self._train, self._held_out, self._references, self._config = train, held_out, references, config
-        self._scorer = PairScorer(
-            model, micro_batch_tokens=config.micro_batch_tokens, dtype=config.dtype, pad_id=pad_id
-        )
+        self._scorer = PairScorer(model, engine, micro_batch_tokens=config.micro_batch_tokens, pad_id=pad_id)
 
     def accumulate(self, indexes: Sequence[int]) -> dict[str, float]:
         """Adds the gradients of the step's mean loss."""
@@ -93,7 +103,7 @@ class DpoTask:
                 torch.autograd.backward(losses.sum() / len(pairs))
             for name, value in self._observed(losses, policy, ratios).items():
                 sums[name] = sums.get(name, 0.0) + value
-        return {name: value / len(pairs) for name, value in sums.items()}
+        return {name: value / len(pairs) for name, value in self.engine.ranks.sums(sums).items()}
 
     def _losses(self, ratios: PairLogprobs, pairs: Sequence[TokenPair]) -> Tensor:
         config = self._config
