@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from datetime import datetime
+from datetime import UTC, datetime
 
 import celery
 from google.protobuf import json_format
@@ -17,6 +17,7 @@ QUEUE_ROLLOUT = "rollout"
 TASK_COLLECT = "rollout.collect"
 QUEUE_FEEDBACK = "feedback"
 TASK_OFFER_GROUP = "feedback.offer_group"
+_UNBOUNDED_S = 3600.0
 
 
 def send_collect(app: celery.Celery, task: rollout_pb2.CollectTask, *, expires: datetime | float) -> str:
@@ -33,6 +34,12 @@ def send_collect(app: celery.Celery, task: rollout_pb2.CollectTask, *, expires: 
         expires=expires,
         task_id=f"{task.group_id}/{task.attempt}",
     )
+
+
+def send_again(app: celery.Celery, task: rollout_pb2.CollectTask) -> str:
+    """As `send_collect`, of a task that a worker had taken; it expires at its own deadline."""
+    expires = task.deadline.ToDatetime(tzinfo=UTC) if task.HasField("deadline") else _UNBOUNDED_S
+    return send_collect(app, task, expires=expires)
 
 
 def parse_collect(task: dict[str, object]) -> rollout_pb2.CollectTask:

@@ -12,6 +12,11 @@ def rollout_stream(run_id: str) -> str:
     return f"{PREFIX}:run:{run_id}:rollouts"
 
 
+def parked_tasks(run_id: str) -> str:
+    """The list of a run's rollout tasks that wait because the run has its share of the workers."""
+    return f"{PREFIX}:run:{run_id}:parked"
+
+
 def weights_channel(run_id: str) -> str:
     """The pub/sub channel that says a new policy version is in the store. A hint; the store is the truth."""
     return f"{PREFIX}:run:{run_id}:weights"

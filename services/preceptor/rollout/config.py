@@ -14,6 +14,9 @@ class RolloutSettings(ServiceSettings):
     metrics_port: int = Field(7230, ge=0, le=65535, description="HTTP /healthz, /readyz, /metrics")
     reward_address: str = Field("127.0.0.1:7110", min_length=1, description='RewardService, e.g. "dns:///reward:7110"')
     concurrency: int = Field(16, ge=1, le=1024, description="prompt groups collected at a time")
+    run_quota: float = Field(
+        1.0, gt=0, le=1, description="share of the groups collected at a time that one run may have, also when alone"
+    )
     generate_timeout_s: float = Field(300.0, gt=0, description="bound on one call of a generator")
     score_timeout_s: float = Field(60.0, gt=0, description="bound on one call of the reward service")
     report_margin_s: float = Field(1.0, ge=0, description="kept free before a task's deadline to report its failure")

@@ -9,6 +9,7 @@ from preceptor.common.errors import InvalidInput, Unavailable
 from preceptor.common.telemetry import BusyClock, counter, gauge, get_logger, histogram, log_context, trace_id
 from preceptor.rollout.converters import job_from_task
 from preceptor.rollout.service import Collector
+from preceptor.rollout.turnstile import Turnstile
 from preceptor.rollout.types import Failure, Group, Job, Stage
 
 log = get_logger(__name__)
@@ -24,20 +25,26 @@ _generate_seconds = histogram(
 _score_seconds = histogram("preceptor_rollout_score_seconds", "Time to score a group, retries included.")
 
 
-def register(app: celery.Celery, collector: Collector, busy: BusyClock) -> Callable[..., None]:
+def register(app: celery.Celery, collector: Collector, turnstile: Turnstile, busy: BusyClock) -> Callable[..., None]:
     """Registers the task on the app and returns it."""
 
     @app.task(name=TASK_COLLECT)  # type: ignore[untyped-decorator]
     def collect(task: dict[str, object]) -> None:
         try:
-            job = job_from_task(parse_collect(task))
+            message = parse_collect(task)
+            job = job_from_task(message)
         except InvalidInput as error:
             # Without a run and a group there is no one to report to; the pump's deadline takes care of the attempt.
             _malformed.inc()
             log.error("a rollout task was dropped", error=error.message, field=error.field)
             return
-        with busy, _in_flight.track_inprogress(), log_context(group_id=job.group_id, attempt=job.attempt):
-            _collect(collector, job)
+        if not turnstile.enter(message):
+            return
+        try:
+            with busy, _in_flight.track_inprogress(), log_context(group_id=job.group_id, attempt=job.attempt):
+                _collect(collector, job)
+        finally:
+            turnstile.leave(job.run_id)
 
     return collect  # type: ignore[no-any-return]
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from celery import signals
 
-from preceptor.clients.queues import QUEUE_ROLLOUT
+from preceptor.clients.queues import QUEUE_ROLLOUT, send_again
 from preceptor.common.celery_app import make_celery, run_worker
 from preceptor.common.config import load_settings
 from preceptor.common.discovery import Registry
@@ -14,12 +14,15 @@ from preceptor.common.health import Health
 from preceptor.common.process import apply_cpu_plan
 from preceptor.common.telemetry import BusyClock, setup_logging
 from preceptor.rollout import tasks
+from preceptor.rollout.adapters.parking import ParkedTasks
 from preceptor.rollout.adapters.remote import Generators, RewardServer
 from preceptor.rollout.adapters.stream import ExperienceStream, FeedbackQueue
 from preceptor.rollout.config import RolloutSettings
+from preceptor.rollout.fairness import FairShare
 from preceptor.rollout.generator_pool import GeneratorPool
 from preceptor.rollout.retry import CircuitBreaker, Retrier, RetryPolicy
 from preceptor.rollout.service import Collector, Limits
+from preceptor.rollout.turnstile import Turnstile
 
 # After this share of the drain time, tasks that wait for a server report their failure instead of being cut off.
 _WAITING_SHARE = 0.7
@@ -59,7 +62,14 @@ def run(settings: RolloutSettings) -> int:
         timer.start()
 
     signals.worker_shutting_down.connect(on_shutting_down, weak=False)
-    tasks.register(app, collector, BusyClock("rollout"))
+    turnstile = Turnstile(
+        FairShare(settings.concurrency, settings.run_quota),
+        ParkedTasks(settings.redis_url),
+        resend=lambda task: send_again(app, task),
+        live_runs=generators.live_runs,
+    )
+    threading.Thread(target=turnstile.run, args=(stopping, settings.discovery_refresh_s), daemon=True).start()
+    tasks.register(app, collector, turnstile, BusyClock("rollout"))
     return run_worker(app, QUEUE_ROLLOUT, settings.concurrency, settings, Health())
 
 

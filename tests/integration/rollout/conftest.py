@@ -48,11 +48,13 @@ class Stack:
     app: celery.Celery
     client: redis.Redis
 
-    def send(self, index: int, *, attempt: int = 1, deadline_s: float = 60.0, **fields: object) -> None:
+    def send(
+        self, index: int, *, run_id: str = RUN, attempt: int = 1, deadline_s: float = 60.0, **fields: object
+    ) -> None:
         """Sends one group of four completions."""
         task = rollout_pb2.CollectTask(
-            run_id=RUN,
-            group_id=f"{RUN}/{index}",
+            run_id=run_id,
+            group_id=f"{run_id}/{index}",
             attempt=attempt,
             issue_index=index,
             prompt_id=f"prompt-{index}",
@@ -66,9 +68,9 @@ class Stack:
         task.deadline.FromNanoseconds(round((time.time() + deadline_s) * 1e9))
         send_collect(self.app, task, expires=3600.0)
 
-    def groups(self) -> list[rollout_pb2.RolloutGroup]:
-        """All that was ever appended, in stream order."""
-        entries = self.client.xrange(rollout_stream(RUN))
+    def groups(self, run_id: str = RUN) -> list[rollout_pb2.RolloutGroup]:
+        """All of a run that was ever appended, in stream order."""
+        entries = self.client.xrange(rollout_stream(run_id))
         return [rollout_pb2.RolloutGroup.FromString(fields[ROLLOUT_FIELD]) for _, fields in entries]
 
     def wait_for(self, count: int, timeout_s: float = 60.0) -> list[rollout_pb2.RolloutGroup]:

@@ -21,10 +21,13 @@ TTL_S = 3.0
 class GenerationDouble(pb_grpc.GenerationServiceServicer):
     """Completion i of a prompt reads "<prompt> words <i>". Use as a context manager; `stop` is as abrupt as a crash."""
 
-    def __init__(self, redis_url: str, run_id: str, generator_id: str = "generation-0", *, load: int = 0) -> None:
+    def __init__(
+        self, redis_url: str, run_id: str, generator_id: str = "generation-0", *, load: int = 0, delay_s: float = 0.0
+    ) -> None:
         self.generator_id = generator_id
         self.requests: list[pb.GenerateRequest] = []
         self.errors: list[PreceptorError] = []
+        self.delay_s = delay_s  # what each call takes
         self.gate = threading.Event()
         self.gate.set()
         self.port = free_port()
@@ -48,6 +51,7 @@ class GenerationDouble(pb_grpc.GenerationServiceServicer):
             context.set_trailing_metadata(((DETAILS_KEY, details),))
             context.abort(grpc.StatusCode[error.code], error.message)
         self.gate.wait(60)
+        self._stopped.wait(self.delay_s)
         return pb.GenerateResponse(
             request_id=request.request_id,
             run_id=request.run_id,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from preceptor.api.generation.v1 import generation_service_pb2 as generation_pb
 from preceptor.clients.generation import GenerationClient
 from preceptor.clients.reward import RewardClient
-from preceptor.common.discovery import KIND_GENERATION, Registry
+from preceptor.common.discovery import KIND_GENERATION, KIND_LEARNER, Registry
 from preceptor.common.errors import PreceptorError
 from preceptor.rollout.converters import (
     generate_request,
@@ -31,6 +31,10 @@ class Generators:
     def discover(self) -> Sequence[Generator]:
         """The generators that are alive. Raises Unavailable when Redis does not answer."""
         return [generator_from_record(record) for record in self._registry.list(KIND_GENERATION)]
+
+    def live_runs(self) -> set[str]:
+        """Runs whose learner is alive. Raises Unavailable when Redis does not answer."""
+        return {str(record.get("run_id", record["id"])) for record in self._registry.list(KIND_LEARNER)}
 
     def probe(self, generator: Generator) -> bool:
         """Whether it answers and serves."""
