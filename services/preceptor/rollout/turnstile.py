@@ -36,7 +36,7 @@ class Turnstile:
         self,
         share: FairShare,
         parking: Parking,
-        resend: Callable[[rollout_pb2.CollectTask], None],
+        resend: Callable[[rollout_pb2.CollectTask], object],
         live_runs: Callable[[], Iterable[str]],
     ) -> None:
         self._share = share
