@@ -52,6 +52,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "autoscaling by hpa": switched(
         generation__autoscaling={"enabled": True, "kind": "hpa"},
         rollout__autoscaling={"enabled": True, "kind": "hpa"},
+        reward__autoscaling={"enabled": True, "kind": "hpa"},
         feedback__autoscaling__enabled=True,
         feedbackWorker__autoscaling__enabled=True,
         console__autoscaling__enabled=True,
@@ -59,6 +60,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "autoscaling by keda": switched(
         generation__autoscaling__enabled=True,
         rollout__autoscaling__enabled=True,
+        reward__autoscaling__enabled=True,
         monitoring__prometheusAddress="http://prometheus:9090",
     ),
     "no network policies": switched(networkPolicy__enabled=False),

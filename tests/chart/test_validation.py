@@ -39,7 +39,6 @@ CONTRADICTIONS = {
         "a loop needs generation, rollout, reward and feedback",
     ),
     "rollouts without rewards": (switched(conductor__enabled=False, reward__enabled=False), "rollout workers call"),
-    "two reward servers and a loop": (switched(reward__replicas=2), "would reach one server alone"),
     "a current model that is not loaded": (
         switched(reward={"models": ["a=x"], "current": "b"}),
         "reward.current is b, which is not in reward.models (a)",
@@ -113,7 +112,9 @@ def test_all_contradictions_are_told_at_once() -> None:
     with pytest.raises(helm_python.HelmError) as refused:
         render(
             changes=switched(
-                generation__runId="", reward__replicas=2, artifacts={"existingClaim": "a", "volumeName": "b"}
+                generation__runId="",
+                redis__external__url="redis://r",
+                artifacts={"existingClaim": "a", "volumeName": "b"},
             )
         )
     assert str(refused.value).count("\n- ") == 3

@@ -17,9 +17,6 @@
 {{- if and $v.conductor.enabled (not (and $v.generation.enabled $v.rollout.enabled $v.reward.enabled $v.feedback.enabled)) }}
 - "conductor.enabled: a loop needs generation, rollout, reward and feedback; enable them, or set conductor.enabled to false."
 {{- end }}
-{{- if and $v.conductor.enabled (gt (int $v.reward.replicas) 1) }}
-- "reward.replicas is above 1 with conductor.enabled: a promoted reward model would reach one server alone. Set reward.replicas to 1."
-{{- end }}
 {{- if and $v.rollout.enabled (not (and $v.generation.enabled $v.reward.enabled)) }}
 - "rollout.enabled: rollout workers call generation and reward; enable both, or set rollout.enabled to false."
 {{- end }}
@@ -72,7 +69,7 @@
 
 {{- define "preceptor.problems.scaling" -}}
 {{- $root := . }}
-{{- range $stage := list "generation" "rollout" "feedback" "feedbackWorker" "console" }}
+{{- range $stage := list "generation" "rollout" "reward" "feedback" "feedbackWorker" "console" }}
 {{- $values := index $root.Values $stage }}
 {{- $scaling := $values.autoscaling }}
 {{- if and $values.enabled $scaling.enabled }}

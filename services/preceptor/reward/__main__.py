@@ -1,21 +1,26 @@
 """Starts the reward service: `python -m preceptor.reward`, settings by PRECEPTOR_REWARD_* (see config.py)."""
 
+import asyncio
 import socket
 
 from preceptor.api.reward.v1 import reward_service_pb2_grpc as pb_grpc
 from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.config import load_settings
 from preceptor.common.discovery import AsyncRegistry, Record
+from preceptor.common.errors import PreceptorError
 from preceptor.common.grpc_server import Server, run_service
 from preceptor.common.health import Health
 from preceptor.common.process import apply_cpu_plan
-from preceptor.common.telemetry import BusyClock, setup_logging
+from preceptor.common.tasks import cancel_and_wait
+from preceptor.common.telemetry import BusyClock, get_logger, setup_logging
 from preceptor.reward.adapters.announcer import Announcer
 from preceptor.reward.adapters.opener import Opener
 from preceptor.reward.adapters.serving_file import ServingFile
 from preceptor.reward.config import RewardSettings
 from preceptor.reward.server import FULL_NAME, RewardServicer
 from preceptor.reward.service import RewardScoring
+
+log = get_logger(__name__)
 
 
 async def serve(settings: RewardSettings) -> None:
@@ -35,16 +40,30 @@ async def serve(settings: RewardSettings) -> None:
     address = advertised_host(settings)
     announcer = Announcer(registry, settings.instance, lambda: record_of(scoring, f"{address}:{server.port}"))
 
+    following: list[asyncio.Task[None]] = []
+
     async def on_start() -> None:
         await scoring.restore(settings.specs, settings.initial_current)
         announcer.start()
+        following.append(asyncio.create_task(keep_in_step(scoring, settings.sync_interval_s)))
 
     async def on_drain(_: float) -> None:
+        await cancel_and_wait(*following)
         await announcer.stop()
         await registry.close()
 
     await server.run(on_start, on_drain)
     await scoring.close()
+
+
+async def keep_in_step(scoring: RewardScoring, interval_s: float) -> None:
+    """Takes over what other servers of the store were told, until cancelled."""
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            await scoring.sync()
+        except (PreceptorError, OSError) as error:
+            log.warning("cannot see what other reward servers serve", error=str(error))
 
 
 def record_of(scoring: RewardScoring, address: str) -> Record:

@@ -24,7 +24,9 @@ class RewardSettings(ServiceSettings):
     """The host that clients reach this process at; empty: its own."""
     models: str = ""
     """Loaded at start: a comma list of name=uri[@version]; a uri is a model folder's address (relative: in the artifact
-    store), or a function as package.module:function or path/file.py:function."""
+    store), a function (package.module:function, path/file.py:function, entrypoint:name), an http(s) address that
+    scores, or composite:how(name|name|…) of names before it in the list, how being sum (terms may read 0.3*name), mean,
+    min or uwo=lambda."""
     current: str = ""
     """The name that answers to the empty one; by default the first of `models`."""
     allow_functions: bool = True
@@ -41,6 +43,12 @@ class RewardSettings(ServiceSettings):
     function_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     function_threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Calls of one reward function at a time; above 1 the function must be thread-safe."""
+    remote_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """The longest wait for one answer of a remote reward."""
+    remote_concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Requests to one remote reward at a time."""
+    sync_interval_s: Annotated[float, Field(gt=0, le=3600)] = 2.0
+    """How often a server looks for what another one was told to load; a name it does not know makes it look at once."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<n>."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -88,7 +96,11 @@ def parse_models(text: str) -> tuple[ModelSpec, ...]:
 
 
 def kind_of(uri: str) -> RewardKind:
-    """A uri like package.module:function or path/file.py:function is a function, any other a model."""
+    """composite:… and http(s)://… say it; package.module:function and path/file.py:function are functions."""
+    if uri.startswith("composite:"):
+        return RewardKind.COMPOSITE
+    if uri.startswith(("http://", "https://")):
+        return RewardKind.REMOTE
     return RewardKind.FUNCTION if _FUNCTION.match(uri) else RewardKind.MODEL
 
 

@@ -10,6 +10,8 @@ from preceptor.reward.types import ItemScore, ModelInfo, ModelSpec, RewardKind, 
 _KINDS = {
     pb.REWARD_KIND_MODEL: RewardKind.MODEL,
     pb.REWARD_KIND_FUNCTION: RewardKind.FUNCTION,
+    pb.REWARD_KIND_REMOTE: RewardKind.REMOTE,
+    pb.REWARD_KIND_COMPOSITE: RewardKind.COMPOSITE,
 }
 _KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
 

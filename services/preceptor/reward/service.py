@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from preceptor.common.errors import FailedPrecondition, InvalidInput, NotFound, PreceptorError
 from preceptor.common.telemetry import get_logger
+from preceptor.reward.composite import CompositeScorer, parse_composite
 from preceptor.reward.types import (
     ItemScore,
     ModelInfo,
@@ -86,11 +87,13 @@ class RewardScoring:
             raise InvalidInput(
                 f"{len(items)} items in one request, {self._max_request_items} are allowed; split it", field="items"
             )
-        served = self._find(model, reward_model_version)
-        with served.in_use() as scorer:
-            results = [_finite(result) for result in await scorer.score(items)]
-        served.scored_total += sum(result.failure is None for result in results)
-        return Scoring(results, served.spec.name, served.spec.reward_model_version)
+        try:
+            served = self._find(model, reward_model_version)
+        except (NotFound, FailedPrecondition):
+            if not await self.sync():
+                raise
+            served = self._find(model, reward_model_version)
+        return Scoring(await _score(served, items), served.spec.name, served.spec.reward_model_version)
 
     def list_models(self) -> list[ModelInfo]:
         """What is loaded, by name."""
@@ -103,13 +106,19 @@ class RewardScoring:
 
         Raises:
           NotFound, InvalidInput: what the spec names is not there or is no reward model or function.
-          FailedPrecondition: it is a function, and this server takes none.
+          FailedPrecondition: it is a function or a remote address, and this server takes none; or it would take a part
+            of a composite away.
         """
-        if spec.kind is RewardKind.FUNCTION and not self._allow_functions:
-            raise FailedPrecondition("this server takes no reward functions (PRECEPTOR_REWARD_ALLOW_FUNCTIONS=false)")
+        if spec.kind in (RewardKind.FUNCTION, RewardKind.REMOTE) and not self._allow_functions:
+            raise FailedPrecondition(
+                f"this server takes no reward of kind {spec.kind.value} (PRECEPTOR_REWARD_ALLOW_FUNCTIONS=false)"
+            )
+        await self.sync()
         async with self._changing:
             served = self._served.get(spec.name)
             if served is None or not _same(served.spec, spec):
+                if spec.kind is RewardKind.COMPOSITE:
+                    self._check_unused(spec.name, "become a composite")
                 served = await self._opened(spec)
             kept = {**self._kept, spec.name: served.spec}
             await self._save(kept, spec.name if make_current else self._kept_current)
@@ -119,9 +128,14 @@ class RewardScoring:
             return self._info(served)
 
     async def unload(self, name: str) -> None:
-        """Returns once the model's last request has finished. Raises FailedPrecondition for the current model."""
+        """Returns once the model's last request has finished.
+
+        Raises FailedPrecondition for the current model and for a part of a composite.
+        """
+        await self.sync()
         async with self._changing:
             served = self._find(name, 0)
+            self._check_unused(served.spec.name, "be unloaded")
             if served.spec.name == self._current:
                 raise FailedPrecondition(
                     f'"{self._current}" is the current model; make another current before unloading it', field="name"
@@ -150,6 +164,30 @@ class RewardScoring:
         if self._current:
             self._find(self._current, 0)
 
+    async def sync(self) -> bool:
+        """Takes over what another server with the same store was told; returns whether that was anything new.
+
+        What cannot be loaded here is logged, and tried again at the next call.
+        """
+        kept, current = await asyncio.to_thread(self._store.load)
+        if self._is_kept(kept, current):
+            return False
+        async with self._changing:
+            if self._is_kept(kept, current):  # another call was faster
+                return True
+            for spec in kept:
+                served = self._served.get(spec.name)
+                if served is None or not _same(served.spec, spec):
+                    await self._restore_one(spec)
+                else:
+                    self._kept[spec.name] = spec
+            for name in self._kept.keys() - {spec.name for spec in kept}:
+                del self._kept[name]
+                self._retire(self._served.pop(name))
+            if current in self._served:
+                self._kept_current = self._current = current
+            return True
+
     async def close(self) -> None:
         """Waits for requests in progress and frees every scorer."""
         await asyncio.gather(*self._retiring, *(served.retire() for served in self._served.values()))
@@ -163,8 +201,31 @@ class RewardScoring:
             self._kept[spec.name] = spec
 
     async def _opened(self, spec: ModelSpec) -> _Served:
+        if spec.kind is RewardKind.COMPOSITE:
+            return _Served(spec, self._composite(spec))
         opened, scorer = await self._open(spec)
         return _Served(opened, scorer)
+
+    def _composite(self, spec: ModelSpec) -> CompositeScorer:
+        composite = parse_composite(spec.uri)
+        for name in composite.names:
+            if name == spec.name or self._find(name, 0).spec.kind is RewardKind.COMPOSITE:
+                raise InvalidInput(f'"{name}" is a composite itself; its parts can be named here instead', field="uri")
+        return CompositeScorer(composite, self._score_part)
+
+    async def _score_part(self, name: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
+        return await _score(self._find(name, 0), items)
+
+    def _check_unused(self, name: str, what: str) -> None:
+        for served in self._served.values():
+            if isinstance(served.scorer, CompositeScorer) and name in served.scorer.composite.names:
+                raise FailedPrecondition(
+                    f'"{name}" is a part of the composite "{served.spec.name}" and cannot {what}; unload that first',
+                    field="name",
+                )
+
+    def _is_kept(self, specs: Sequence[ModelSpec], current: str) -> bool:
+        return {spec.name: spec for spec in specs} == self._kept and current == self._kept_current
 
     def _find(self, name: str, version: int) -> _Served:
         if not name and not self._current:
@@ -192,9 +253,12 @@ class RewardScoring:
         replaced = self._served.get(served.spec.name)
         self._served[served.spec.name] = served
         if replaced is not None and replaced is not served:
-            task = asyncio.create_task(replaced.retire())
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retire(replaced)
+
+    def _retire(self, served: _Served) -> None:
+        task = asyncio.create_task(served.retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     async def _save(self, kept: dict[str, ModelSpec], current: str) -> None:
         await asyncio.to_thread(self._store.save, list(kept.values()), current)
@@ -203,6 +267,13 @@ class RewardScoring:
     def _info(self, served: _Served) -> ModelInfo:
         current = served.spec.name == self._current
         return ModelInfo(served.spec, current, served.scored_total, served.scorer.busy_seconds)
+
+
+async def _score(served: _Served, items: Sequence[ScoreItem]) -> list[ItemScore]:
+    with served.in_use() as scorer:
+        results = [_finite(result) for result in await scorer.score(items)]
+    served.scored_total += sum(result.failure is None for result in results)
+    return results
 
 
 def _same(served: ModelSpec, wanted: ModelSpec) -> bool:

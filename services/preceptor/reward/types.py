@@ -10,6 +10,8 @@ from typing import Protocol
 class RewardKind(enum.Enum):
     MODEL = "model"
     FUNCTION = "function"
+    REMOTE = "remote"
+    COMPOSITE = "composite"
 
 
 @dataclass(frozen=True, slots=True)

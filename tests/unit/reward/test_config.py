@@ -19,6 +19,9 @@ def artifacts_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         ("package.module:function", RewardKind.FUNCTION),
         ("/home/me/my rewards/f.py:score", RewardKind.FUNCTION),
         ("f.py:score", RewardKind.FUNCTION),
+        ("entrypoint:brevity", RewardKind.FUNCTION),
+        ("https://judge.example.com/score", RewardKind.REMOTE),
+        ("composite:min(a|b)", RewardKind.COMPOSITE),
     ],
 )
 def test_a_uri_tells_its_kind(uri: str, kind: RewardKind) -> None:

@@ -161,3 +161,23 @@ def test_what_cannot_be_found_is_said_in_a_sentence(uri: str, error: type[Except
 def test_a_file_that_is_wrong_is_said_in_a_sentence(tmp_path: Path, source: str, text: str) -> None:
     with pytest.raises(InvalidInput, match=text):
         load_function(write(tmp_path / "f.py", source) + ":f")
+
+
+def test_an_installed_package_offers_functions_as_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "rewards-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rewards\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[preceptor.rewards]\nbrevity = brief_rewards:brevity\nno = brief_rewards:x\n"
+    )
+    (tmp_path / "brief_rewards.py").write_text(
+        "x = 1\ndef brevity(completions): return [-len(c) for c in completions]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    function, wanted = load_function("entrypoint:brevity")
+    assert function(completions=["four"]) == [-4]
+    assert wanted == {"completions"}
+    with pytest.raises(NotFound, match=r"no installed package offers the reward \"longer\".*brevity"):
+        load_function("entrypoint:longer")
+    with pytest.raises(InvalidInput, match="is a int, not a function"):
+        load_function("entrypoint:no")

@@ -211,3 +211,54 @@ async def test_what_no_longer_loads_is_left_out_and_the_rest_serves(shelf: Shelf
 async def test_a_missing_model_of_the_settings_stops_the_start(shelf: Shelf) -> None:
     with pytest.raises(NotFound):
         await scoring_of(shelf).restore([ModelSpec("rm", RewardKind.MODEL, "missing")], "rm")
+
+
+async def test_a_composite_scores_through_its_parts_and_keeps_them(shelf: Shelf) -> None:
+    shelf.scorers["reward-models/000003"] = ConstantScorer(3.0)
+    scoring = scoring_of(shelf)
+    await scoring.load(V1)
+    await scoring.load(ModelSpec("other", RewardKind.MODEL, "reward-models/000003", 3))
+    both = ModelSpec("both", RewardKind.COMPOSITE, "composite:sum(rm|0.5*other)")
+    await scoring.load(both, make_current=True)
+    [result] = (await scoring.score([ITEM])).results
+    assert (result.score, result.components) == (2.5, {"rm": 1.0, "other": 3.0})
+    await scoring.load(V2)
+    assert (await scoring.score([ITEM])).results[0].score == 3.5, "a part's new version takes part at once"
+    with pytest.raises(FailedPrecondition, match='part of the composite "both"'):
+        await scoring.unload("other")
+    with pytest.raises(InvalidInput, match="is a composite itself"):
+        await scoring.load(ModelSpec("more", RewardKind.COMPOSITE, "composite:min(both|rm)"))
+    with pytest.raises(InvalidInput, match="is a composite itself"):
+        await scoring.load(ModelSpec("self", RewardKind.COMPOSITE, "composite:min(self|rm)"))
+    with pytest.raises(NotFound, match='no reward model "gone"'):
+        await scoring.load(ModelSpec("more", RewardKind.COMPOSITE, "composite:min(gone|rm)"))
+    restarted = scoring_of(shelf)
+    await restarted.restore((), "")
+    assert (await restarted.score([ITEM])).results[0].score == 3.5
+
+
+async def test_servers_of_one_store_serve_the_same(shelf: Shelf) -> None:
+    one, two = scoring_of(shelf), scoring_of(shelf)
+    await one.restore((), "")
+    await two.restore((), "")
+    await one.load(V1, make_current=True)
+    assert (await two.score([ITEM])).reward_model_version == 1, "an unknown name is looked for at once"
+    await two.load(V2, make_current=True)
+    assert await one.sync()
+    assert not await one.sync()
+    assert (await one.score([ITEM])).reward_model_version == 2
+    await one.load(FN)
+    await two.unload("fn")
+    assert await one.sync()
+    assert [info.spec.name for info in one.list_models()] == ["rm"]
+
+
+async def test_what_another_server_took_up_and_this_one_cannot_is_tried_again(shelf: Shelf) -> None:
+    one, two = scoring_of(shelf), scoring_of(shelf)
+    await one.load(V1, make_current=True)
+    scorer = shelf.scorers.pop(V1.uri)
+    assert await two.sync()
+    with pytest.raises(FailedPrecondition, match="no reward model is current"):
+        await two.score([ITEM])
+    shelf.scorers[V1.uri] = scorer
+    assert (await two.score([ITEM])).reward_model_version == 1

@@ -12,6 +12,7 @@ from preceptor.cli.connection import address_of, address_option
 from preceptor.cli.output import home_option, json_option, print_rows
 from preceptor.clients.conductor import LoopClient
 from preceptor.clients.reward import RewardClient
+from preceptor.reward.config import kind_of
 
 
 @click.group()
@@ -49,9 +50,11 @@ def list_models(address: str | None, home: Path, as_json: bool) -> None:
 @address_option
 @home_option()
 def load(name: str, uri: str, version: int, current: bool, address: str | None, home: Path) -> None:
-    """Load a reward model folder, or a function such as package.module:function, under NAME."""
-    is_function = ":" in uri.rsplit("/", 1)[-1]
-    kind = reward_pb.REWARD_KIND_FUNCTION if is_function else reward_pb.REWARD_KIND_MODEL
+    """Load under NAME what URI says: a reward model's folder, a function (package.module:function,
+    path/file.py:function, entrypoint:name), an http(s) address that scores, or a composite of loaded names:
+    "composite:sum(0.7*a|0.3*b)", mean(a|b), min(a|b) or uwo=0.5(a|b).
+    """
+    kind = reward_pb.RewardKind.Value(f"REWARD_KIND_{kind_of(uri).name}")
     request = reward_pb.LoadModelRequest(
         name=name, kind=kind, uri=uri, reward_model_version=version, make_current=current
     )

@@ -5,26 +5,33 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 from preceptor.common.errors import InvalidInput, NotFound
 
+ENTRY_POINTS = "preceptor.rewards"
 PROVIDED = ("prompts", "completions", "prompt_ids", "truncated", "messages")
 """The keyword arguments a reward function may ask for; see `FunctionScorer`."""
 
 
 def load_function(uri: str) -> tuple[Callable[..., Any], frozenset[str]]:
-    """The function that "package.module:function" or "path/file.py:function" names, and the arguments it wants.
+    """The function that a uri names, and the arguments it wants.
 
-    A file is executed anew on each call; a module is imported once per process.
+    "package.module:function", "path/file.py:function", or "entrypoint:name" for one that an installed package offers
+    as an entry point of the group preceptor.rewards. A file is executed anew on each call; a module is imported once
+    per process.
 
     Raises:
       NotFound: no such file, module or function.
       InvalidInput: it raises at import, is no function, or wants an argument that is not provided.
     """
     source, _, name = uri.rpartition(":")
+    if source == "entrypoint":
+        function = _entry_point(name)
+        return function, _wanted_arguments(uri, function)
     if not source or not name.isidentifier():
         raise InvalidInput(f'"{uri}" is neither package.module:function nor path/file.py:function', field="uri")
     module = _execute_file(Path(source)) if source.endswith(".py") else _import_module(source)
@@ -34,6 +41,19 @@ def load_function(uri: str) -> tuple[Callable[..., Any], frozenset[str]]:
     if not callable(function):
         raise InvalidInput(f"{uri} is a {type(function).__name__}, not a function", field="uri")
     return function, _wanted_arguments(uri, function)
+
+
+def _entry_point(name: str) -> Callable[..., Any]:
+    found = entry_points(group=ENTRY_POINTS)
+    if name not in found.names:
+        offered = ", ".join(sorted(found.names)) or "none"
+        raise NotFound(
+            f'no installed package offers the reward "{name}" in {ENTRY_POINTS} (offered: {offered})', field="uri"
+        )
+    function = _run_import(f"entry point {name}", found[name].load)
+    if not callable(function):
+        raise InvalidInput(f"entry point {name} is a {type(function).__name__}, not a function", field="uri")
+    return cast(Callable[..., Any], function)
 
 
 def _execute_file(path: Path) -> ModuleType:

@@ -142,21 +142,23 @@ _BAD_RESULT = "FUNCTION_BAD_RESULT"
 
 def _arguments(items: Sequence[ScoreItem]) -> dict[str, list[Any]]:
     return {
-        "prompts": [_prompt_text(item) for item in items],
+        "prompts": [prompt_text_of(item) for item in items],
         "completions": [item.completion for item in items],
         "prompt_ids": [item.prompt_id for item in items],
         "truncated": [item.truncated for item in items],
-        "messages": [_messages(item) for item in items],
+        "messages": [messages_of(item) for item in items],
     }
 
 
-def _prompt_text(item: ScoreItem) -> str:
+def prompt_text_of(item: ScoreItem) -> str:
+    """The prompt as one text; of a conversation, its "role: content" lines."""
     if isinstance(item.prompt, str):
         return item.prompt
     return "\n".join(f"{message['role']}: {message['content']}" for message in item.prompt)
 
 
-def _messages(item: ScoreItem) -> list[dict[str, str]]:
+def messages_of(item: ScoreItem) -> list[dict[str, str]]:
+    """The prompt as messages; a text is one user message."""
     if isinstance(item.prompt, str):
         return [{"role": "user", "content": item.prompt}]
     return [dict(message) for message in item.prompt]

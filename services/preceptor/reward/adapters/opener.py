@@ -1,4 +1,4 @@
-"""Opens what a spec names: a model folder through torch, or a Python function."""
+"""Opens what a spec names: a model folder through torch, a Python function, or another server."""
 
 import asyncio
 import dataclasses
@@ -29,6 +29,8 @@ class Opener:
     async def __call__(self, spec: ModelSpec) -> tuple[ModelSpec, Scorer]:
         if spec.kind is RewardKind.FUNCTION:
             return spec, await self._open_function(spec)
+        if spec.kind is RewardKind.REMOTE:
+            return spec, self._open_remote(spec)
         return await self._open_model(spec)
 
     async def _open_function(self, spec: ModelSpec) -> Scorer:
@@ -39,6 +41,16 @@ class Opener:
             name=spec.uri.rpartition(":")[2],
             timeout_s=self._settings.function_timeout_s,
             threads=self._settings.function_threads,
+            max_queue_items=self._settings.max_queue_items,
+        )
+
+    def _open_remote(self, spec: ModelSpec) -> Scorer:
+        from preceptor.reward.adapters.remote_scorer import RemoteScorer  # aiohttp, for those who need it
+
+        return RemoteScorer(
+            spec.uri,
+            timeout_s=self._settings.remote_timeout_s,
+            concurrency=self._settings.remote_concurrency,
             max_queue_items=self._settings.max_queue_items,
         )
 

@@ -29,12 +29,20 @@ class _RewardKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RewardKind
     REWARD_KIND_UNSPECIFIED: _RewardKind.ValueType  # 0
     REWARD_KIND_MODEL: _RewardKind.ValueType  # 1
     REWARD_KIND_FUNCTION: _RewardKind.ValueType  # 2
+    REWARD_KIND_REMOTE: _RewardKind.ValueType  # 3
+    """an HTTP server that scores"""
+    REWARD_KIND_COMPOSITE: _RewardKind.ValueType  # 4
+    """of other loaded names"""
 
 class RewardKind(_RewardKind, metaclass=_RewardKindEnumTypeWrapper): ...
 
 REWARD_KIND_UNSPECIFIED: RewardKind.ValueType  # 0
 REWARD_KIND_MODEL: RewardKind.ValueType  # 1
 REWARD_KIND_FUNCTION: RewardKind.ValueType  # 2
+REWARD_KIND_REMOTE: RewardKind.ValueType  # 3
+"""an HTTP server that scores"""
+REWARD_KIND_COMPOSITE: RewardKind.ValueType  # 4
+"""of other loaded names"""
 Global___RewardKind: _TypeAlias = RewardKind  # noqa: Y015
 
 @_typing.final
@@ -295,7 +303,9 @@ class LoadModelRequest(_message.Message):
     name: _builtins.str
     kind: Global___RewardKind.ValueType
     uri: _builtins.str
-    """a model folder's address, or "package.module:function" / "path/to/file.py:function" """
+    """A model folder's address; "package.module:function", "path/to/file.py:function" or "entrypoint:name"; "https://…"; or
+    "composite:sum(0.7*name|0.3*name)", "composite:mean(…)", "composite:min(…)", "composite:uwo=0.5(…)".
+    """
     reward_model_version: _builtins.int
     """of a reward model, from 1; functions may leave 0"""
     make_current: _builtins.bool
