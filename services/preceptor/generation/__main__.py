@@ -107,6 +107,7 @@ async def serve(settings: GenerationSettings, options: EngineOptions) -> None:
         busy=busy,
         max_num_seqs=settings.max_num_seqs,
         max_wait_s=settings.max_version_wait_s,
+        delta_tokens=settings.stream_delta_tokens,
         updates=lambda: updates[0].recent if updates else (),
     )
     announcer = Announcer(

@@ -33,6 +33,9 @@ class GenerationSettings(ServiceSettings):
     kv_cache_gib: float = Field(0.0, ge=0, description="0 = 1 GiB on CPU, vLLM's own share of a GPU")
     enforce_eager: bool | None = Field(None, description="skip compiling; unset = on CPU yes, on a GPU no")
     chunked_prefill: bool | None = Field(None, description="unset = on CPU no (seeds need it off there), on a GPU yes")
+    stream_delta_tokens: int = Field(
+        16, ge=1, le=1024, description="a stream's tokens per message after the first, where the call asks for none"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of the engine's own draws")
     engine_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "ERROR"
 

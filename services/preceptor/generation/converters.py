@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from preceptor.api.common.v1 import text_pb2
@@ -62,6 +63,11 @@ def command_from(request: pb.GenerateRequest, deadline_s: float | None) -> Comma
         continue_from=tuple(_completion_from(completion) for completion in request.continue_from),
         deadline_s=deadline_s,
     )
+
+
+def stream_command_from(request: pb.GenerateStreamRequest, deadline_s: float | None) -> Command:
+    """As `command_from`, of a stream."""
+    return replace(command_from(request.request, deadline_s), delta_tokens=request.delta_tokens)
 
 
 def outcome_to(outcome: Outcome, run_id: str, generator_id: str) -> pb.GenerateResponse:

@@ -64,7 +64,13 @@ class Sampler(Protocol):
     def limits(self) -> Limits: ...
 
     async def sample(
-        self, token_ids: Sequence[int], sampling: Sampling, *, cache_salt: str, on_piece: OnPiece | None = None
+        self,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        cache_salt: str,
+        on_piece: OnPiece | None = None,
+        piece_tokens: int = 1,
     ) -> Piece:
         """Writes on from `token_ids` and returns the whole.
 
@@ -76,6 +82,7 @@ class Sampler(Protocol):
             sampling: validated.
             cache_salt: requests share KV blocks only with requests of the same salt.
             on_piece: gets tokens as they come, the last piece included.
+            piece_tokens: pieces carry at least so many tokens, the first and the last excepted.
 
         Raises:
             EngineDead: the engine has ended.

@@ -8,6 +8,7 @@ from preceptor.common.errors import FailedPrecondition, InvalidInput
 from preceptor.generation.types import Limits, Sampling
 
 MAX_N = 256
+MAX_DELTA_TOKENS = 1024
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
 _MAX_SEED = 2**63 - 1
@@ -20,6 +21,15 @@ def check_n(n: int) -> None:
     """Returns when a call may ask for n completions; InvalidInput otherwise."""
     if not 1 <= n <= MAX_N:
         raise InvalidInput(f"n is {n}: ask for 1 to {MAX_N} completions", field="n")
+
+
+def check_delta_tokens(tokens: int) -> None:
+    """Returns when a stream may ask for deltas of so many tokens; InvalidInput otherwise."""
+    if not 0 <= tokens <= MAX_DELTA_TOKENS:
+        raise InvalidInput(
+            f"delta_tokens is {tokens}: ask for 1 to {MAX_DELTA_TOKENS} tokens, or 0 for the server's own choice",
+            field="delta_tokens",
+        )
 
 
 def check(sampling: Sampling, *, rl: bool, limits: Limits) -> None:

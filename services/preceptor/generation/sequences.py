@@ -36,6 +36,7 @@ class SequenceRunner:
         sampling: Sampling,
         prior: Completion | None = None,
         on_tokens: OnTokens | None = None,
+        piece_tokens: int = 1,
     ) -> Completion:
         """Returns the whole completion, `prior`'s tokens, logprobs and spans at its beginning.
 
@@ -44,6 +45,7 @@ class SequenceRunner:
             sampling: validated; its max_tokens counts `prior`'s tokens too.
             prior: what another generator had written.
             on_tokens: gets new tokens as they come, without spans.
+            piece_tokens: at least so many at a time, see Sampler.sample.
 
         Raises:
             InternalError: the engine failed on this request.
@@ -57,6 +59,7 @@ class SequenceRunner:
                 draft.rest_of(sampling),
                 cache_salt=salt,
                 on_piece=None if on_tokens is None else lambda piece: on_tokens(_tokens_of(piece)),
+                piece_tokens=piece_tokens,
             )
             draft.append(piece)
             finish = self._end_of(piece)

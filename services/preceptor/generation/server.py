@@ -38,7 +38,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def GenerateStream(
         self, request: pb.GenerateStreamRequest, context: Any
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        command = converters.command_from(request.request, context.time_remaining())
+        command = converters.stream_command_from(request, context.time_remaining())
         async for delta in self._generation.stream(command):
             yield converters.delta_to(delta)
 

@@ -57,6 +57,7 @@ class Generation:
         busy: time with work in progress.
         max_num_seqs: completions that the engine writes at the same time.
         max_wait_s: for min_policy_version, when a call has no deadline.
+        delta_tokens: of a stream, when a call asks for no other number.
         updates: the newest weight updates, newest last.
     """
 
@@ -70,6 +71,7 @@ class Generation:
         busy: BusyClock,
         max_num_seqs: int,
         max_wait_s: float,
+        delta_tokens: int = 16,
         updates: Callable[[], Sequence[WeightUpdateRecord]],
     ) -> None:
         self.identity = identity
@@ -81,6 +83,7 @@ class Generation:
         self._busy = busy
         self._max_num_seqs = max_num_seqs
         self._max_wait_s = max_wait_s
+        self._delta_tokens = delta_tokens
         self._updates = updates
         self._sequences = SequenceRunner(sampler, clock, identity.run_id or "model")
         self._tokens = 0
@@ -116,7 +119,8 @@ class Generation:
         return Outcome(command.request_id, version, prompt, tuple(completions))
 
     async def stream(self, command: Command) -> AsyncIterator[Delta]:
-        """Yields one completion as it is written. Tokens come in order; spans come with the last delta.
+        """Yields one completion as it is written. Tokens come in order, the first at once and then at least
+        `command.delta_tokens` at a time; spans come with the last delta.
 
         Raises:
             InvalidInput, FailedPrecondition, Overloaded, Unavailable: see the RPC.
@@ -124,12 +128,14 @@ class Generation:
         self._check_run(command)
         if command.n != 1:
             raise InvalidInput(f"request.n is {command.n}: a stream carries one completion", field="request.n")
+        sampling.check_delta_tokens(command.delta_tokens)
         with self._admission.hold(1):
             prompt = await self._admit(command)
             version = self._clock.version
             deltas: asyncio.Queue[Completion] = asyncio.Queue()  # bounded by max_tokens
             one, prior = self._share(command, 0)
-            writing = asyncio.ensure_future(self._sequences.run(prompt, one, prior, deltas.put_nowait))
+            piece_tokens = command.delta_tokens or self._delta_tokens
+            writing = asyncio.ensure_future(self._sequences.run(prompt, one, prior, deltas.put_nowait, piece_tokens))
             try:
                 yield Delta(prior or Completion(), version, prompt)
                 async for tokens in _until_done(deltas, writing):

@@ -92,6 +92,7 @@ class Command:
     min_policy_version: int = 0
     continue_from: tuple[Completion, ...] = ()
     deadline_s: float | None = None
+    delta_tokens: int = 0  # of a stream; 0 = the server's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ Forward = Callable[[list[Sequence[int]]], Awaitable[list[float]]]
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """`max_tokens` counts padding: a batch is as wide as its longest sequence."""
+    """`max_tokens` counts padding: a batch is as wide as its longest sequence. `max_wait_s`: how long a batch that is
+    not full waits for more while the model has nothing to do; batches form by themselves while it is busy."""
 
     max_items: int = 64
     max_tokens: int = 65_536
-    max_wait_s: float = 0.005
+    max_wait_s: float = 0.0
     max_queue_items: int = 4096
 
 
@@ -99,7 +100,8 @@ class Batcher:
                 await self._score(batch)
 
     async def _wait_for_work(self) -> None:
-        """Returns when a batch is full or its oldest sequence has waited long enough."""
+        """Returns when a batch is full or its oldest sequence has waited long enough, time in the queue while the model
+        was busy included."""
         loop = asyncio.get_running_loop()
         while not self._queue:
             self._arrived.clear()

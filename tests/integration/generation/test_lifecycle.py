@@ -58,12 +58,15 @@ async def test_waits_for_weights_serves_and_hands_back_on_sigterm(
         wait_until(lambda: len(registry.list(KIND_GENERATION)) == 1, 5, "the record")
 
         async with AsyncGenerationClient(f"127.0.0.1:{generator.port}") as client:
+            streaming = asyncio.ensure_future(collect_stream(client))
+            await asyncio.to_thread(wait_until, lambda: generator.status().running_requests == 1, 30, "the stream")
             calls = [asyncio.ensure_future(client.generate(endless(index), timeout_s=60)) for index in range(12)]
             await asyncio.to_thread(wait_until, lambda: generator.status().running_requests == 32, 30, "full load")
             waiting = asyncio.ensure_future(client.generate(request([9], min_policy_version=9), timeout_s=60))
-            await asyncio.to_thread(wait_until, lambda: generator.status().waiting_requests == 17, 30, "the waiting")
+            await asyncio.to_thread(wait_until, lambda: generator.status().waiting_requests == 18, 30, "the waiting")
             process.signal(signal.SIGTERM)
             answers = await asyncio.gather(*calls)
+            deltas = await streaming
             with pytest.raises(Unavailable):
                 await waiting
         assert process.wait(15) == 0
@@ -76,7 +79,24 @@ async def test_waits_for_weights_serves_and_hands_back_on_sigterm(
     for completion in completions:
         assert len(completion.token_ids) == len(completion.sampling_logprobs)
         assert sum(span.end - span.begin for span in completion.version_spans) == len(completion.token_ids)
+    check_handed_back_stream(deltas)
     assert not list(generator.staging.iterdir())
+
+
+async def collect_stream(client: AsyncGenerationClient) -> list[text_pb2.Completion]:
+    asked = pb.GenerateStreamRequest(request=endless(99, n=1), delta_tokens=1024)
+    return [response.delta async for response in client.generate_stream(asked, timeout_s=60)]
+
+
+def check_handed_back_stream(deltas: list[text_pb2.Completion]) -> None:
+    """What was held back for a full delta came with the hand-back: the deltas are the tokens that the spans cover."""
+    *written, last = [delta for delta in deltas if delta.token_ids or delta.finish_reason]
+    assert last.finish_reason == text_pb2.FINISH_REASON_HANDED_BACK
+    assert len(written[0].token_ids) == 1
+    assert 0 < len(written[-1].token_ids) < 1024
+    count = sum(len(delta.token_ids) for delta in written)
+    assert count == sum(len(delta.sampling_logprobs) for delta in written)
+    assert [(span.begin, span.end) for span in last.version_spans] == [(0, count)]
 
 
 @pytest.mark.slow

@@ -334,13 +334,17 @@ def test_stop_strings_end_the_text_before_them(served: Served) -> None:
         assert not {"e", "a"} & set(completion.text)
 
 
-def test_a_stream_carries_the_whole_completion_in_order(served: Served) -> None:
-    asked = pb.GenerateStreamRequest(request=request("the small", max_tokens=40))
+@pytest.mark.parametrize(("delta_tokens", "at_least"), [(0, 16), (1, 1), (7, 7)])
+def test_a_stream_carries_the_whole_completion_in_order(served: Served, delta_tokens: int, at_least: int) -> None:
+    asked = pb.GenerateStreamRequest(request=request("the small", max_tokens=40), delta_tokens=delta_tokens)
     responses = list(served.client.generate_stream(asked, timeout_s=60))
+    first, *others, last = [count for response in responses if (count := len(response.delta.token_ids))]
+    assert first == 1
+    assert all(count >= at_least for count in others)
+    assert max([*others, last]) < at_least + 8  # what a busy reader finds at once comes at once
     tokens = [token for response in responses for token in response.delta.token_ids]
     logprobs = [value for response in responses for value in response.delta.sampling_logprobs]
     prompt = list(responses[0].prompt_token_ids)
-    assert len(responses) > 3
     assert all(not response.delta.finish_reason for response in responses[:-1])
     whole = text_pb2.Completion(
         token_ids=tokens, sampling_logprobs=logprobs, version_spans=responses[-1].delta.version_spans
@@ -354,6 +358,12 @@ def test_a_stream_of_several_completions_is_refused(served: Served) -> None:
     with pytest.raises(InvalidInput) as error:
         list(served.client.generate_stream(pb.GenerateStreamRequest(request=request([9], n=2))))
     assert error.value.field == "request.n"
+
+
+def test_deltas_of_no_sensible_size_are_refused(served: Served) -> None:
+    with pytest.raises(InvalidInput) as error:
+        list(served.client.generate_stream(pb.GenerateStreamRequest(request=request([9]), delta_tokens=-1)))
+    assert error.value.field == "delta_tokens"
 
 
 def test_what_was_handed_back_is_continued(served: Served) -> None:

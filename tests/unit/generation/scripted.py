@@ -31,12 +31,20 @@ class ScriptedSampler:
         self.limits = LIMITS
         self.answers = list(answers)
         self.calls: list[tuple[list[int], Sampling, str]] = []
+        self.piece_tokens: list[int] = []
         self.cancelled = 0
         self.released = asyncio.Event()
 
     async def sample(
-        self, token_ids: Sequence[int], sampling: Sampling, *, cache_salt: str, on_piece: OnPiece | None = None
+        self,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        cache_salt: str,
+        on_piece: OnPiece | None = None,
+        piece_tokens: int = 1,
     ) -> Piece:
+        self.piece_tokens.append(piece_tokens)
         self.calls.append((list(token_ids), sampling, cache_salt))
         answer = self.answers.pop(0) if self.answers else None
         if answer is None:

@@ -142,6 +142,20 @@ async def test_a_stream_ends_with_finish_and_spans() -> None:
     assert deltas[-1].completion.spans == (Span(0, 0, 3),)
 
 
+@pytest.mark.parametrize(("asked", "engine"), [(0, 16), (1, 1), (40, 40)])
+async def test_a_stream_hands_over_as_many_tokens_at_a_time_as_asked(asked: int, engine: int) -> None:
+    rig = Rig(piece("ab")).serve()
+    assert [delta async for delta in rig.generation.stream(command(delta_tokens=asked))]
+    assert rig.sampler.piece_tokens == [engine]
+
+
+@pytest.mark.parametrize("asked", [-1, 1025])
+async def test_a_stream_with_deltas_of_no_sensible_size_is_refused(asked: int) -> None:
+    with pytest.raises(InvalidInput) as error:
+        await anext(Rig().serve().generation.stream(command(delta_tokens=asked)))
+    assert error.value.field == "delta_tokens"
+
+
 async def test_leaving_a_stream_cancels_its_sequence() -> None:
     rig = Rig().serve()
     stream = rig.generation.stream(command())

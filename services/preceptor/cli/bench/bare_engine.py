@@ -60,8 +60,7 @@ class BareWriter:
         from preceptor.generation.adapters.vllm_requests import parameters_of
         from preceptor.generation.types import Sampling
 
-        parameters = parameters_of(Sampling(max_tokens=load.tokens), streamed=True)
-        parameters.stream_interval = load.interval
+        parameters = parameters_of(Sampling(max_tokens=load.tokens), piece_tokens=load.interval)
         async for output in self._llm.generate(tokens_input(prompt), parameters, f"{next(self._ids)}"):
             yield len(output.outputs[0].token_ids)
 

@@ -37,7 +37,7 @@ Side = Callable[[StreamLoad], Streams]
 @click.option("--streams", type=click.IntRange(1, 1024), default=64, show_default=True, help="At the same time.")
 @click.option("--tokens", type=click.IntRange(2, 900), default=129, show_default=True, help="Per stream.")
 @click.option("--prompt-tokens", type=click.IntRange(1, 100), default=32, show_default=True)
-@click.option("--delta-tokens", type=click.IntRange(1, 64), default=16, show_default=True, help="Of bare AsyncLLM.")
+@click.option("--delta-tokens", type=click.IntRange(1, 64), default=16, show_default=True, help="Tokens per message, both sides.")
 @click.option("--idle-streams", type=click.IntRange(1), default=20, show_default=True, help="One after another.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--hidden", type=click.IntRange(64), default=512, show_default=True, help="The model's width.")
@@ -70,7 +70,7 @@ def generation(
             taken = alternate(_rounds(sides.all, busy), rounds, on_round=lambda: step(bar, "busy"))
             first = alternate(_rounds(sides.streaming, idle), rounds, on_round=lambda: step(bar, "idle"))
     said = {name: value for name, value in settings.items() if name != "model_dir"}
-    said |= {"parameters": parameters, "streams": streams, "tokens": tokens, "bare_delta_tokens": delta_tokens}
+    said |= {"parameters": parameters, "streams": streams, "tokens": tokens, "delta_tokens": delta_tokens}
     return finish(Report("generation", figures_of(taken, first), said, machine), as_json=as_json)
 
 
@@ -113,7 +113,7 @@ class Sides:
         return {"stream": self.streamed, "unary": self.whole, "bare": self.by_engine}
 
     def streamed(self, load: StreamLoad) -> Streams:
-        """By GenerateStream, with deltas as the server makes them."""
+        """By GenerateStream, with deltas as bare AsyncLLM makes them."""
         return self._by_server(_stream, load)
 
     def whole(self, load: StreamLoad) -> Streams:
@@ -137,7 +137,7 @@ class Sides:
 
 def _stream(client: AsyncGenerationClient) -> Write:
     async def write(prompt: list[int], load: StreamLoad) -> AsyncIterator[int]:
-        request = pb.GenerateStreamRequest(request=_request(prompt, load))
+        request = pb.GenerateStreamRequest(request=_request(prompt, load), delta_tokens=load.interval)
         async for answer in client.generate_stream(request, timeout_s=_ROUND_TIMEOUT_S):
             yield len(answer.delta.token_ids)
 

@@ -149,7 +149,13 @@ class VllmEngine:
         return AsyncEngineArgs(**arguments)
 
     async def sample(
-        self, token_ids: Sequence[int], sampling: Sampling, *, cache_salt: str, on_piece: OnPiece | None = None
+        self,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        cache_salt: str,
+        on_piece: OnPiece | None = None,
+        piece_tokens: int = 1,
     ) -> Piece:
         """See Sampler."""
         from vllm.inputs.engine import tokens_input
@@ -159,7 +165,7 @@ class VllmEngine:
         # A rendered input, unlike a raw one, is registered without giving up the event loop: so a request with an
         # old salt cannot slip in between a commit and release_unstarted.
         prompt = tokens_input(list(token_ids), cache_salt=cache_salt)
-        parameters = parameters_of(sampling, streamed=on_piece is not None)
+        parameters = parameters_of(sampling, piece_tokens=None if on_piece is None else piece_tokens)
         outputs = llm.generate(prompt, parameters, request_id)
         self._running.add(request_id)
         try:

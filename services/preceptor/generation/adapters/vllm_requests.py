@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
 
-def parameters_of(sampling: Sampling, *, streamed: bool) -> SamplingParams:
-    """Returns vLLM's parameters: the sampled token's logprob always, text on the way only where it is needed."""
+def parameters_of(sampling: Sampling, *, piece_tokens: int | None) -> SamplingParams:
+    """Returns vLLM's parameters: the sampled token's logprob always, text on the way only where it is needed.
+
+    piece_tokens: of a stream, see Sampler.sample; None where nobody reads on the way.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    streamed = piece_tokens is not None
     asked: dict[str, Any] = {
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
@@ -37,6 +41,8 @@ def parameters_of(sampling: Sampling, *, streamed: bool) -> SamplingParams:
         # Decoding token by token costs; one call at the end does where nobody needs the text meanwhile.
         detokenize=streamed or bool(sampling.stop),
         output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,
+        # The first token comes at once; an aborted request's last piece carries what was held back.
+        stream_interval=piece_tokens,
         skip_clone=True,
         **{name: value for name, value in asked.items() if value is not None},
     )

@@ -160,6 +160,11 @@ class GenerateStreamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_FIELD_NUMBER: _builtins.int
+    DELTA_TOKENS_FIELD_NUMBER: _builtins.int
+    delta_tokens: _builtins.int
+    """The first token is sent at once, further ones in deltas of at least so many, the last delta excepted. 0: the server's
+    own (16 by default); 1: every token as it is written, which costs throughput.
+    """
     @_builtins.property
     def request(self) -> Global___GenerateRequest:
         """n must be 0 or 1"""
@@ -168,10 +173,11 @@ class GenerateStreamRequest(_message.Message):
         self,
         *,
         request: Global___GenerateRequest | None = ...,
+        delta_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_tokens", b"delta_tokens", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
