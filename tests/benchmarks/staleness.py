@@ -46,7 +46,7 @@ def main() -> None:
     bench.prepare()
     for seed, staleness, correction in product(asked.seed, asked.staleness, asked.correction):
         bench.run(staleness, correction, seed)
-    print(table(bench.rows()))
+    sys.stdout.write(table(bench.rows()) + "\n")
 
 
 class Bench:

@@ -34,8 +34,8 @@ class RewardSettings(ServiceSettings):
     max_batch_items: Annotated[int, Field(ge=1, le=4096)] = 64
     max_batch_tokens: Annotated[int, Field(ge=1)] = 65_536
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    """How long an idle model waits for a batch to fill. 0 is right where requests come side by side: what arrives while a
-    forward runs is the next batch."""
+    """How long an idle model waits for a batch to fill. 0 is right where requests come side by side: what arrives while
+    a forward runs is the next batch."""
     max_queue_items: Annotated[int, Field(ge=1)] = 4096
     max_request_items: Annotated[int, Field(ge=1)] = 1024
     max_input_tokens: Annotated[int, Field(ge=0)] = 0

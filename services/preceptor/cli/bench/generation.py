@@ -37,7 +37,7 @@ Side = Callable[[StreamLoad], Streams]
 @click.option("--streams", type=click.IntRange(1, 1024), default=64, show_default=True, help="At the same time.")
 @click.option("--tokens", type=click.IntRange(2, 900), default=129, show_default=True, help="Per stream.")
 @click.option("--prompt-tokens", type=click.IntRange(1, 100), default=32, show_default=True)
-@click.option("--delta-tokens", type=click.IntRange(1, 64), default=16, show_default=True, help="Tokens per message, both sides.")
+@click.option("--delta-tokens", type=click.IntRange(1, 64), default=16, show_default=True, help="Of both sides.")
 @click.option("--idle-streams", type=click.IntRange(1), default=20, show_default=True, help="One after another.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--hidden", type=click.IntRange(64), default=512, show_default=True, help="The model's width.")
