@@ -11,6 +11,7 @@ BENCHES = {
     "reward": "preceptor.cli.bench.reward:reward",
     "feedback": "preceptor.cli.bench.feedback:feedback",
     "weights": "preceptor.cli.bench.weights:weights",
+    "chaos": "preceptor.cli.bench.chaos:chaos",
 }
 
 
