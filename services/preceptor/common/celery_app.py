@@ -16,6 +16,8 @@ from typing import Any
 
 import celery
 from celery import signals
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
@@ -24,10 +26,12 @@ from preceptor.common.errors import PortInUse, Unavailable
 from preceptor.common.health import Health
 from preceptor.common.http_probe import start_probe_server
 from preceptor.common.process import exit_with
+from preceptor.common.redis_client import KEEPALIVE_OPTIONS
 from preceptor.common.telemetry import counter, get_logger, histogram, log_context, start_trace, traceparent
 
 log = get_logger(__name__)
 
+_RECONNECT = {"interval_start": 0.2, "interval_step": 0.4, "interval_max": 2.0}
 VISIBILITY_TIMEOUT_S = 3600  # above the longest task, or it would be delivered again while it runs
 _tasks = counter("preceptor_celery_tasks_total", "Finished tasks.", ("task", "outcome"))
 _seconds = histogram("preceptor_celery_task_seconds", "Time from a task's start to its end.", ("task",))
@@ -53,11 +57,22 @@ class PreceptorTask(celery.Task):  # type: ignore[misc]
             _seconds.labels(self.name).observe(time.monotonic() - started)
 
 
+class _Connection(Connection):
+    """Tries for ever and at least every 2 s; the default waits longer after each failure, up to 30 s."""
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        return super().ensure_connection(*args, **_RECONNECT | kwargs)  # type: ignore[no-untyped-call]
+
+
+class _Amqp(AMQP):  # type: ignore[misc]
+    Connection = _Connection
+
+
 def make_celery(
     name: str, redis_url: str, queue: str, *, visibility_timeout_s: float = VISIBILITY_TIMEOUT_S
 ) -> celery.Celery:
     """Returns an app whose tasks travel on one queue. Makes no connection."""
-    app = celery.Celery(name, broker=redis_url, task_cls=PreceptorTask, set_as_current=False)
+    app = celery.Celery(name, broker=redis_url, task_cls=PreceptorTask, amqp=_Amqp, set_as_current=False)
     app.conf.update(
         # delivery
         task_acks_late=True,
@@ -74,7 +89,9 @@ def make_celery(
             "socket_timeout": 5.0,  # else a half-open connection is waited on for ever
             "socket_connect_timeout": 5.0,
             "socket_keepalive": True,
-            "health_check_interval": 10,
+            "socket_keepalive_options": KEEPALIVE_OPTIONS,
+            # A consumer whose BRPOP is overdue by 1 s and twice this connects anew: else it is alive but not consuming.
+            "health_check_interval": 2,
         },
         broker_connection_timeout=5.0,
         broker_connection_retry=True,

@@ -41,10 +41,14 @@ def channel_options(max_message_bytes: int = _MAX_MESSAGE_BYTES) -> list[tuple[s
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         # A long generation moves no data: pings tell a dead server from a slow one (server: see grpc_server).
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        # The time-out also bounds unacknowledged bytes (TCP_USER_TIMEOUT), so that a link that was cut and mended is
+        # not waited for until TCP, which doubles its patience, tries again.
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.http2.max_pings_without_data", 0),
-        # The defaults back off to two minutes; a restarted service should be found within seconds.
+        # The defaults back off to two minutes, and give one attempt to connect 20 s; a service that is back should be
+        # found within seconds. (The "minimum back-off" is the time for one attempt.)
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.dns_min_time_between_resolutions_ms", 2_000),

@@ -236,12 +236,12 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", max_message_bytes),
         # With port reuse two servers would share the port, each getting some of the calls, and nobody would be told.
         ("grpc.so_reuseport", 0),
-        # Clients ping every 30 s while a long generation moves no data; the default would answer GOAWAY.
+        # Clients ping every 10 s while a long generation moves no data; the default would answer GOAWAY.
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
         # Clients connect anew now and then, and so find servers that joined; calls in progress are not cut.
         ("grpc.max_connection_age_ms", 30 * 60_000),
     ]

@@ -23,7 +23,7 @@ class RolloutSettings(ServiceSettings):
     delivery_s: float = Field(10.0, gt=0, description="how long a group is offered to the stream past its deadline")
     discovery_refresh_s: float = Field(1.0, gt=0, description="how old the list of generators may grow")
     ejection_initial_s: float = Field(0.5, gt=0, description="a failing generator gets no work for so long at first")
-    ejection_max_s: float = Field(10.0, gt=0, description="the longest it gets no work before it is probed again")
+    ejection_max_s: float = Field(4.0, gt=0, description="the longest it gets no work before it is probed again")
     offer_expires_s: float = Field(
         3600.0, gt=0, description="an offer that no feedback worker takes for so long lapses"
     )

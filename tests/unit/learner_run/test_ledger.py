@@ -74,7 +74,7 @@ def test_straggler_is_sent_again_once_when_later_groups_have_arrived():
     ledger.issue(0.0)
     ledger.issue(1.0)
     ledger.due_orders(1.0)
-    assert ledger.resend_stragglers(50.0, 5.0) == 0, "nothing arrives at all: an outage, no straggler"
+    assert ledger.resend_stragglers(9.9, 5.0) == 0, "nothing arrives at all: that may be an outage"
     ledger.receive(1, 1, Outcome.USABLE, 50.0)
     assert ledger.resend_stragglers(4.9, 5.0) == 0
     assert ledger.resend_stragglers(50.0, 5.0) == 1
@@ -83,6 +83,21 @@ def test_straggler_is_sent_again_once_when_later_groups_have_arrived():
     assert ledger.receive(0, 1, Outcome.USABLE, 91.0) is Disposition.STAGED
     assert ledger.receive(0, 2, Outcome.USABLE, 92.0) is Disposition.DUPLICATE
     attempts(ledger, sent=3, duplicate=1, in_flight=2)
+
+
+def test_everything_is_sent_again_once_after_twice_the_patience_without_any_result():
+    ledger = make_ledger(deadline_s=100.0)
+    for _ in range(3):
+        ledger.issue(0.0)
+    ledger.due_orders(0.0)
+    ledger.receive(0, 1, Outcome.USABLE, 1.0)
+    ledger.issue(2.0)
+    ledger.due_orders(2.0)
+    assert ledger.resend_stragglers(4.0, 5.0) == 0
+    assert ledger.resend_stragglers(11.0, 5.0) == 2, "1 and 2, which were sent 11 s ago; 3 was sent 9 s ago"
+    assert ledger.resend_stragglers(12.0, 5.0) == 1
+    assert [(o.issue_index, o.attempt) for o in ledger.due_orders(12.0)] == [(1, 2), (2, 2), (3, 2)]
+    assert ledger.resend_stragglers(90.0, 5.0) == 0, "once"
 
 
 def test_order_that_is_held_back_does_not_expire_and_its_deadline_begins_when_it_is_sent():

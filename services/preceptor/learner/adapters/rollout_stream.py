@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from preceptor.common.errors import Unavailable
-from preceptor.common.redis_client import redis_errors
+from preceptor.common.redis_client import connection_options, redis_errors
 from preceptor.common.redis_keys import ROLLOUT_CONSUMER_GROUP, ROLLOUT_FIELD, rollout_stream
 from preceptor.common.telemetry import get_logger
 from preceptor.learner.converters import group_result
@@ -28,18 +28,15 @@ _RETIRED_S = 24 * 3600
 class RolloutStream:
     """Reads, and removes what was acknowledged. One thread reads; `acknowledge` may be called from another."""
 
-    def __init__(self, redis_url: str, run_id: str, *, group_size: int, socket_timeout_s: float = 15.0) -> None:
+    def __init__(self, redis_url: str, run_id: str, *, group_size: int, socket_timeout_s: float = 5.0) -> None:
         self._key = rollout_stream(run_id)
         self._group_size = group_size
         # No retries below this class: the reply to a lost XREADGROUP is pending, and must be read again as such.
         self._redis = redis.Redis.from_url(
             redis_url,
             retry=Retry(NoBackoff(), 0),
-            socket_timeout=socket_timeout_s,
-            socket_connect_timeout=5.0,
-            socket_keepalive=True,
-            health_check_interval=30,
             protocol=2,  # replies as lists
+            **connection_options(socket_timeout_s),
         )
         self._opened = False
         self._pending_after: str | None = "0"  # where the reading of pending entries goes on; None: done

@@ -27,6 +27,7 @@ class Ledger:
         self._lingering: dict[int, Group] = {}
         self._orders: list[SendOrder] = []
         self._newest_arrived_s = float("-inf")  # when the newest attempt that has reported was sent
+        self._last_arrival_s = float("-inf")  # when a result last came in
         self.cursor = 0
         self.consecutive_abandoned = 0
         self.accounting = Accounting()
@@ -100,6 +101,7 @@ class Ledger:
         if record.state not in OPEN_ATTEMPTS:
             return Disposition.REDELIVERED
         self._newest_arrived_s = max(self._newest_arrived_s, record.deadline_s - self._limits.deadline_s)
+        self._last_arrival_s = max(self._last_arrival_s, now_s)
         disposition = self._judge(group, outcome)
         self._move_attempt(record, AttemptState(disposition.value))
         if disposition is Disposition.STAGED:
@@ -121,9 +123,12 @@ class Ledger:
     def resend_stragglers(self, now_s: float, patience_s: float) -> int:
         """Gives up first attempts that have taken patience_s while a group sent no earlier has arrived.
 
-        Their messages are probably lost. If not, their results are used all the same. Returns how many there were.
+        Their messages are probably lost. So are all of them once nothing has arrived for twice as long: the only worker
+        may have been killed with every message. If not, their results are used all the same. Returns how many there
+        were.
         """
-        sent_before_s = min(now_s - patience_s, self._newest_arrived_s)
+        silent = now_s - self._last_arrival_s >= 2 * patience_s
+        sent_before_s = now_s - 2 * patience_s if silent else min(now_s - patience_s, self._newest_arrived_s)
         latest_s = sent_before_s + self._limits.deadline_s
         firsts = [(g, a) for g, a in self._attempts_in_flight() if g.is_open and len(g.attempts) == 1]
         late = [(group, attempt) for group, attempt in firsts if attempt.deadline_s <= latest_s]

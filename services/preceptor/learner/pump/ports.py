@@ -43,4 +43,4 @@ class PumpSettings:
     min_patience_s: float = 5.0
     read_timeout_s: float = 1.0
     send_backoff_s: float = 0.5
-    max_send_backoff_s: float = 5.0
+    max_send_backoff_s: float = 2.0
