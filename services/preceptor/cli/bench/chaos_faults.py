@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -24,10 +23,9 @@ Undo = Callable[[], None]
 class Tormentor:
     """Turns faults into deeds."""
 
-    def __init__(self, run: TormentedRun, network: Network, seed: int) -> None:
+    def __init__(self, run: TormentedRun, network: Network) -> None:
         self._run = run
         self._network = network
-        self._draws = random.Random(seed)
 
     def do(self, fault: Fault) -> Undo:
         """Does it, and returns what puts it right (for a kill: waits until the supervisor has)."""
@@ -48,7 +46,10 @@ class Tormentor:
         before = self._run.pid(fault.victim)
         family = self._run.family(fault.victim)
         children = family[1:] if fault.variant == "child" else []
-        send([self._draws.choice(children)] if children else family[:1], signal.SIGKILL)
+        # Of an engine's children the largest does the work; the process can go on without some of the others.
+        send(
+            [max(children, key=lambda child: int(child.memory_info().rss))] if children else family[:1], signal.SIGKILL
+        )
 
         def restarted() -> bool:
             return self._run.pid(fault.victim) not in (0, before)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 KINDS = ("kill", "freeze", "cut", "slow")
 VARIANTS = {
-    "kill": ("process", "child"),  # child: one of the victim's own, where it has any
+    "kill": ("process", "child"),  # child: the largest of its own, where it has any
     "freeze": ("family", "process"),
     "cut": ("silent", "link"),
     "slow": ("cpu", "link"),

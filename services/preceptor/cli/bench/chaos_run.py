@@ -90,7 +90,7 @@ class ChaosRun:
         self._run = TormentedRun(
             Path(settings.folder), network, generators=settings.generators, workers=settings.workers
         )
-        self._tormentor = Tormentor(self._run, network, settings.seed)
+        self._tormentor = Tormentor(self._run, network)
         self._begun = time.time()
 
     def run(self) -> Outcome:
