@@ -142,8 +142,7 @@ class Generation:
                     yield Delta(tokens, version)
                 whole = writing.result()
             finally:
-                writing.cancel()
-                await asyncio.gather(writing, return_exceptions=True)
+                await cancel_and_wait(writing)
         self._count(whole, prior)
         yield Delta(Completion(finish=whole.finish, spans=whole.spans), version)
 

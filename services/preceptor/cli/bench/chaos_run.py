@@ -31,7 +31,7 @@ from preceptor.cli.bench.chaos_world import Network, live
 from preceptor.common.errors import DeadlineExceeded, PreceptorError
 from preceptor.common.waiting import wait_until
 
-_READY_TIMEOUT_S = 120.0
+_READY_TIMEOUT_S = 300.0
 _BACK_TIMEOUT_S = 90.0
 _ENDED_TIMEOUT_S = 10.0
 

@@ -29,7 +29,7 @@ from preceptor.common.waiting import wait_until
 RUN_ID = "chaos"
 GROUP_SIZE = 4
 _BATCH_SIZE = 16
-_START_TIMEOUT_S = 180.0
+_START_TIMEOUT_S = 300.0
 _END_TIMEOUT_S = 180.0
 _REWARD = '''\
 def even_words(*, completions, **_):

@@ -9,7 +9,7 @@ from typing import TypeVar
 from preceptor.api.reward.v1 import reward_service_pb2 as pb
 from preceptor.clients.reward import RewardClient
 from preceptor.common.artifacts import ArtifactStore
-from preceptor.common.errors import FailedPrecondition, NotFound, PreceptorError, Unavailable
+from preceptor.common.errors import DeadlineExceeded, FailedPrecondition, NotFound, PreceptorError, Unavailable
 from preceptor.common.telemetry import get_logger
 from preceptor.common.waiting import wait_until
 from preceptor.learner.converters import score_items
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class RewardGateway:
-    """Waits up to wait_s for a service that is away; then Unavailable."""
+    """Waits up to wait_s for a service that is away, or hangs; then Unavailable."""
 
     def __init__(self, client: RewardClient, config: RlConfig, prompts: PromptOrder, *, wait_s: float = 120.0) -> None:
         self._client = client
@@ -75,7 +75,7 @@ class RewardGateway:
         def answered() -> bool:
             try:
                 answers.append(call())
-            except Unavailable as error:
+            except (Unavailable, DeadlineExceeded) as error:
                 last.append(error)
                 return False
             return True
