@@ -172,6 +172,10 @@ class TormentedRun:
             return value.replace(self.layout.options.host, address("redis"))
         if key.endswith("_REWARD_ADDRESS"):
             return value.replace(self.layout.options.host, address("reward"))
+        if key.endswith("_THREADS"):
+            return "1"  # threads that wait for one another on busy cores would be what is measured
+        if key.endswith("_CPU_CORES"):
+            return ""
         return value
 
     def _write_job(self) -> Path:
