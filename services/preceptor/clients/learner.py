@@ -44,6 +44,12 @@ class LearnerClient(SyncClient):
         """Writes a checkpoint after the current step; returns when it is durable."""
         return self._call(self._stub.Checkpoint, request, timeout_s)
 
+    def change_settings(
+        self, request: learner_pb.ChangeSettingsRequest, *, timeout_s: float = 600.0
+    ) -> learner_pb.ChangeSettingsResponse:
+        """Changes settings between two steps; returns when that is durable."""
+        return self._call(self._stub.ChangeSettings, request, timeout_s)
+
     def stop(self, request: learner_pb.StopRequest, *, timeout_s: float = 600.0) -> learner_pb.StopResponse:
         """Ends the run after the current step."""
         return self._call(self._stub.Stop, request, timeout_s)
@@ -76,6 +82,11 @@ class AsyncLearnerClient(AsyncClient):
         self, request: learner_pb.CheckpointRequest, *, timeout_s: float = 600.0
     ) -> learner_pb.CheckpointResponse:
         return await self._call(self._stub.Checkpoint, request, timeout_s)
+
+    async def change_settings(
+        self, request: learner_pb.ChangeSettingsRequest, *, timeout_s: float = 600.0
+    ) -> learner_pb.ChangeSettingsResponse:
+        return await self._call(self._stub.ChangeSettings, request, timeout_s)
 
     async def stop(self, request: learner_pb.StopRequest, *, timeout_s: float = 600.0) -> learner_pb.StopResponse:
         return await self._call(self._stub.Stop, request, timeout_s)

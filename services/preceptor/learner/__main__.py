@@ -57,7 +57,7 @@ def _dry_run(config: AnyRunConfig) -> int:
 
 def _train(config: AnyRunConfig, settings: LearnerSettings) -> int:
     apply_cpu_plan(settings.cpu_cores, config.threads or settings.threads)
-    monitor, control = RunMonitor(config.run_id, config.kind), RunControl(can_checkpoint=config.kind == "rl")
+    monitor, control = RunMonitor(config.run_id, config.kind), RunControl()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: control.interrupt())
     with progress_bar(f"{config.kind} {config.run_id}") as progress:

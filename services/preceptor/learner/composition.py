@@ -1,6 +1,7 @@
 """Builds an rl run out of its parts; called by __main__ alone. Imports torch, so only once the config is known good."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ from preceptor.learner.pump.pump import Pump
 from preceptor.learner.pump.results import Batch
 from preceptor.learner.pump.staleness import DropOlderThan, StalenessPolicy, WaitForAll, WeightDown
 from preceptor.learner.run_configs.rl import RlConfig
+from preceptor.learner.run_parts import RunParts
 from preceptor.learner.server import WeightFeed
-from preceptor.learner.service import RlRun, RunParts
+from preceptor.learner.service import RlRun
 from preceptor.learner.training.export import prepare
 from preceptor.learner.training.metrics_log import MetricsLog, read_metrics
 from preceptor.learner.training.ppo import PpoTrainer
@@ -102,6 +104,8 @@ def build_rl(
         retire_stream=lambda: _quietly(stream.retire),
         past_steps=lambda: _past_steps(folder),
         fingerprint=_fingerprint(config, prompts_digest(prompts)),
+        reconfigure=lambda changed: _reconfigure(changed, trainer, pump),
+        around_training=lambda step: nullcontext(),
     )
     phases = PhaseClock(BusyClock("learner"))
     run = RlRun(config, parts, monitor, control, phases, checkpoint=checkpoint, progress=progress)
@@ -197,7 +201,7 @@ def _trainer(config: RlConfig, store: ArtifactStore) -> PpoTrainer:
 
 
 def _pump(config: RlConfig, stream: RolloutStream, sender: CollectSender, checkpoint: LoadedCheckpoint | None) -> Pump:
-    credit = Credit(config.batch_size, config.group_size, config.max_staleness, config.checkpoint.every_steps)
+    credit = _credit(config)
     limits = AttemptLimits(config.attempt_deadline_s, config.max_attempts, config.retry_backoff_s)
     ledger = Ledger(limits, max_adopted_groups=credit.max_unacknowledged_groups)
     lineage = PolicyLineage()
@@ -219,6 +223,16 @@ def _pump(config: RlConfig, stream: RolloutStream, sender: CollectSender, checkp
     if checkpoint is not None:
         pump.counts.update(checkpoint.state["pump"]["counts"])
     return pump
+
+
+def _reconfigure(config: RlConfig, trainer: PpoTrainer, pump: Pump) -> None:
+    trainer.reconfigure(config.ppo)
+    credit = _credit(config)
+    pump.retune(credit, _staleness(config), _in_flight_limit(config, credit))
+
+
+def _credit(config: RlConfig) -> Credit:
+    return Credit(config.batch_size, config.group_size, config.max_staleness, config.checkpoint.every_steps)
 
 
 def _staleness(config: RlConfig) -> StalenessPolicy:

@@ -174,6 +174,7 @@ def status_to_proto(snapshot: RunSnapshot) -> learner_pb.GetStatusResponse:
         metrics=snapshot.metrics,
         message=snapshot.message,
         busy_seconds_total=snapshot.busy_s,
+        warnings=snapshot.warnings,
     )
     if snapshot.groups is not None and snapshot.attempts is not None:
         response.groups.CopyFrom(learner_pb.GroupAccounting(**snapshot.groups))

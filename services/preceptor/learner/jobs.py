@@ -3,27 +3,33 @@
 The ports answer before torch and transformers are imported, which takes seconds.
 """
 
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from preceptor.common.artifacts import ArtifactStore
-from preceptor.common.errors import PreceptorError
+from preceptor.common.durable import write_durably
+from preceptor.common.errors import FailedPrecondition, InvalidInput, PreceptorError
 from preceptor.common.telemetry import BusyClock, get_logger
 from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.adapters.run_files import LocalRunFiles, is_local, model_folder, run_folder
 from preceptor.learner.background import BackgroundServer, Weights
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.exporter import export_metrics
-from preceptor.learner.monitor import RunControl, RunMonitor, RunState, StepMetrics
+from preceptor.learner.monitor import RunControl, RunMonitor, RunState, SettingsRequest, StepMetrics
 from preceptor.learner.run_configs import DpoConfig, SftConfig
 from preceptor.learner.run_configs.rl import RlConfig
 from preceptor.learner.run_file import AnyRunConfig, PlainConfig
+from preceptor.learner.run_parts import Outcome
 from preceptor.learner.server import WeightFeed
-from preceptor.learner.types import Progress, ProgressCallback, RunResult
+from preceptor.learner.settings import LiveSettings
+from preceptor.learner.types import Progress, ProgressCallback, RunResult, Wishes
 
 log = get_logger(__name__)
 _PAUSE_POLL_S = 0.25
+_BETWEEN_STEPS = ("train", "checkpoint")  # phases in which a run does what it is asked for
 
 
 def run_job(
@@ -76,37 +82,91 @@ def _run_rl(
 ) -> str:
     from preceptor.learner.composition import build_rl
 
-    built = build_rl(
-        config, settings, store, monitor, control, weights.policies, weights.feed, progress, address=address
+    for _ in range(config.guards.max_roll_backs + 1):
+        built = build_rl(
+            config, settings, store, monitor, control, weights.policies, weights.feed, progress, address=address
+        )
+        try:
+            outcome = built.run.run()
+        finally:
+            built.close()
+        if outcome is not Outcome.ROLLED_BACK:
+            return outcome.value
+    raise FailedPrecondition(
+        f"rolled back more than {config.guards.max_roll_backs} times (guards.max_roll_backs); the last reason: "
+        f"{monitor.snapshot.message}",
+        reason="GUARD_STOPPED",
+        field="guards",
     )
-    try:
-        return built.run.run().value
-    finally:
-        built.close()
 
 
 class PlainRunCallback:
     """Feeds monitor and progress bar from sft, reward and dpo runs, and carries requests the other way."""
 
-    def __init__(self, monitor: RunMonitor, control: RunControl, progress: ProgressCallback | None) -> None:
+    def __init__(
+        self,
+        config: PlainConfig,
+        folder: Path,
+        monitor: RunMonitor,
+        control: RunControl,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self._settings = LiveSettings(config)
+        self._changed = folder / "settings.json"
+        if self._changed.is_file():
+            self._settings.restore(json.loads(self._changed.read_bytes()))
+        self._checkpoints = folder / "checkpoints"
         self._monitor = monitor
         self._control = control
         self._progress = progress
+        self._asked: list[SettingsRequest] = []  # whose changes the next checkpoint makes durable
+        self._answers = 0  # requests for a checkpoint that the next one answers
         self._busy = BusyClock("learner")
         self._busy.__enter__()  # these runs wait for nobody
 
-    def __call__(self, progress: Progress) -> bool:
-        """False asks the run to end after a checkpoint."""
+    def __call__(self, progress: Progress) -> Wishes:
+        """Asks the run to end, to write a checkpoint, to go on with another learning rate."""
         if progress.metrics:
             step = StepMetrics(progress.step, -1, progress.metrics, time.time())
             self._monitor.step_done(step, total_steps=progress.total_steps, busy_s=self._busy.total_s)
         if self._progress is not None:
             self._progress(progress)
-        while self._control.paused and not self._control.leaving:
+        if progress.phase == "checkpoint":
+            self._answer(progress.step)
+        if progress.phase not in _BETWEEN_STEPS:
+            return Wishes(stop=self._control.leaving)
+        wishes = self._wishes(progress)
+        while self._control.paused and not self._control.leaving and not wishes.checkpoint:
             self._monitor.update(state=RunState.PAUSED)
             self._control.wait_while_paused(_PAUSE_POLL_S)
+            wishes = self._wishes(progress)
         self._monitor.update(state=RunState.RUNNING, message=progress.phase)
-        return not self._control.leaving
+        return replace(wishes, stop=self._control.leaving)
+
+    def _wishes(self, progress: Progress) -> Wishes:
+        for request in self._control.settings_requests():
+            try:
+                self._settings.apply(request.values)
+            except InvalidInput as error:
+                request.failed(error)
+                continue
+            if request.values:
+                self._asked.append(request)
+            else:
+                request.done(progress.step, self._settings.texts())
+        self._answers = self._control.checkpoint_wanted
+        rate = self._settings.config.optimizer.learning_rate
+        wanted = bool(self._answers or self._asked)
+        return Wishes(checkpoint=wanted, learning_rate=rate if self._asked else None)
+
+    def _answer(self, step: int) -> None:
+        uri = (self._checkpoints / f"step-{step:08d}").absolute().as_uri()
+        self._control.checkpoint_done(self._answers, step, uri)
+        if self._asked:
+            write_durably(self._changed, json.dumps(self._settings.snapshot()).encode())
+        for request in self._asked:
+            request.done(step, self._settings.texts())
+        self._answers, self._asked = 0, []
 
     @property
     def busy_s(self) -> float:
@@ -123,7 +183,7 @@ def _run_plain(
 ) -> str:
     folder = run_folder(settings.artifacts_url, settings.work_dir, config.run_id)
     files = LocalRunFiles(store, config.run_id, folder)
-    callback = PlainRunCallback(monitor, control, progress)
+    callback = PlainRunCallback(config, folder, monitor, control, progress)
     monitor.update(state=RunState.RUNNING)
     result = _call_training(_with_local_model(config, store), folder, callback)
     outcome = "finished" if not result.stopped else ("interrupted" if control.interrupted else "stopped")

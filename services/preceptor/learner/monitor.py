@@ -2,11 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from preceptor.common.errors import DeadlineExceeded, FailedPrecondition
+from preceptor.common.errors import DeadlineExceeded, FailedPrecondition, PreceptorError
 
 _HISTORY = 5_000  # steps kept for WatchMetrics; metrics.jsonl has them all
 
@@ -38,7 +38,7 @@ class StepMetrics:
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
-    """The run at one moment. groups, attempts: the accounting, of rl runs."""
+    """The run at one moment. groups, attempts: the accounting, of rl runs. warnings: what its guards found lately."""
 
     run_id: str
     kind: str
@@ -53,6 +53,7 @@ class RunSnapshot:
     message: str = ""
     started_at_s: float = 0.0
     busy_s: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 class RunMonitor:
@@ -76,9 +77,9 @@ class RunMonitor:
         self._notify()
 
     def preload(self, steps: list[StepMetrics]) -> None:
-        """Puts the steps that an earlier process did in front of the history."""
+        """Makes the steps that the run goes on from its history."""
         with self._lock:
-            self._history = [*steps, *self._history][-_HISTORY:]
+            self._history = list(steps[-_HISTORY:])
 
     def step_done(self, step: StepMetrics, **changes: object) -> None:
         """Adds a step to the history and to the snapshot."""
@@ -109,12 +110,38 @@ class RunMonitor:
             listener()
 
 
+class SettingsRequest:
+    """A request for other settings, answered once by the training thread."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self.values = values
+        self._answered = threading.Event()
+        self._answer: tuple[int, dict[str, str]] | PreceptorError | None = None
+
+    def done(self, step: int, settings: dict[str, str]) -> None:
+        """The change is durable; settings are all that can be changed, as they are now."""
+        self._answer = (step, settings)
+        self._answered.set()
+
+    def failed(self, error: PreceptorError) -> None:
+        if self._answer is None:
+            self._answer = error
+            self._answered.set()
+
+    def wait(self, timeout_s: float) -> tuple[int, dict[str, str]]:
+        """Returns what `done` was given; raises what `failed` was given, or DeadlineExceeded."""
+        if not self._answered.wait(timeout_s) or self._answer is None:
+            raise DeadlineExceeded(f"not applied within {timeout_s:g} s; it may yet be", reason="WAIT_TIMEOUT")
+        if isinstance(self._answer, PreceptorError):
+            raise self._answer
+        return self._answer
+
+
 class RunControl:
     """Requests to the training thread. It looks at them between steps and while it waits for rollouts."""
 
-    def __init__(self, *, can_checkpoint: bool = True) -> None:
-        """can_checkpoint: whether the run writes checkpoints when it is asked to."""
-        self._can_checkpoint = can_checkpoint
+    def __init__(self) -> None:
+        self._requests: list[SettingsRequest] = []
         self._changed = threading.Condition()
         self._paused = False
         self._stop_reason: str | None = None
@@ -151,14 +178,9 @@ class RunControl:
         """Waits for a checkpoint begun after this call; returns (step, uri).
 
         Raises:
-            FailedPrecondition: the run has ended, or is of a kind that keeps its own times.
+            FailedPrecondition: the run has ended.
             DeadlineExceeded: no checkpoint within timeout_s.
         """
-        if not self._can_checkpoint:
-            raise FailedPrecondition(
-                "sft and reward runs write checkpoints every checkpoint.every_steps and when they are stopped",
-                reason="NO_CHECKPOINT_ON_DEMAND",
-            )
         with self._changed:
             self._asked += 1
             wanted = self._asked
@@ -170,7 +192,29 @@ class RunControl:
             raise FailedPrecondition("the run has ended", reason="RUN_ENDED")
         raise DeadlineExceeded(f"no checkpoint within {timeout_s:g} s", reason="WAIT_TIMEOUT")
 
+    def change(self, values: Mapping[str, str], timeout_s: float) -> tuple[int, dict[str, str]]:
+        """Waits until other settings hold and are durable; returns (steps done, all settings that can be changed).
+
+        Raises:
+            InvalidInput: a key or a value is not allowed; nothing was changed.
+            FailedPrecondition: the run has ended.
+            DeadlineExceeded: the run did not come to it within timeout_s.
+        """
+        request = SettingsRequest(values)
+        with self._changed:
+            if self._ended:
+                raise FailedPrecondition("the run has ended", reason="RUN_ENDED")
+            self._requests.append(request)
+            self._changed.notify_all()
+        return request.wait(timeout_s)
+
     # -- read by the training thread --
+
+    def settings_requests(self) -> list[SettingsRequest]:
+        """Takes out the requests for other settings, in order."""
+        with self._changed:
+            requests, self._requests = self._requests, []
+        return requests
 
     @property
     def paused(self) -> bool:
@@ -207,7 +251,7 @@ class RunControl:
     def wait_while_paused(self, timeout_s: float) -> None:
         """Returns at once unless paused; otherwise after a change or timeout_s."""
         with self._changed:
-            if self._paused:
+            if self._paused and not self._requests:
                 self._changed.wait(timeout_s)
 
     def ended(self) -> None:
@@ -215,3 +259,5 @@ class RunControl:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+        for request in self.settings_requests():
+            request.failed(FailedPrecondition("the run has ended", reason="RUN_ENDED"))

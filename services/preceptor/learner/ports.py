@@ -1,9 +1,10 @@
 """What the rl run needs from outside, as it sees it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from preceptor.learner.pump.results import Batch
 from preceptor.learner.types import Experience, StepResult
 
 
@@ -14,6 +15,22 @@ class Trainer(Protocol):
     def save(self, directory: Path) -> None: ...
     def load(self, directory: Path) -> None: ...
     def export(self, directory: Path) -> None: ...
+    def freeze(self, frozen: bool) -> None: ...
+    def weight_digests(self) -> dict[str, str]: ...
+
+
+class Observer(Protocol):
+    """Looks at every step once its version is on its way."""
+
+    def rewind(self, step: int) -> None:
+        """The run goes on from this step: what was noted of later ones is void."""
+        ...
+
+    def step_done(self, step: int, policy_version: int, batch: Batch, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Returns metrics that join the step's."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Policies(Protocol):
@@ -63,6 +80,8 @@ class History(Protocol):
 
     def trained(self, step: int, policy_version: int, groups: Sequence[int]) -> None: ...
     def restored(self, step: int) -> None: ...
+    def changed(self, step: int, settings: Mapping[str, Any]) -> None: ...
+    def rolled_back(self, step: int, reason: str) -> None: ...
     def close(self) -> None: ...
 
 

@@ -75,6 +75,13 @@ class LearnerServicer(learner_service_pb2_grpc.LearnerServiceServicer):
         step, uri = await asyncio.to_thread(self._control.checkpoint, left_s or _DEFAULT_WAIT_S)
         return learner_pb.CheckpointResponse(step=step, uri=uri)
 
+    async def ChangeSettings(
+        self, request: learner_pb.ChangeSettingsRequest, context: Any
+    ) -> learner_pb.ChangeSettingsResponse:
+        left_s = context.time_remaining()
+        step, values = await asyncio.to_thread(self._control.change, dict(request.values), left_s or _DEFAULT_WAIT_S)
+        return learner_pb.ChangeSettingsResponse(step=step, values=values)
+
     async def Stop(self, request: learner_pb.StopRequest, context: Any) -> learner_pb.StopResponse:
         if self._monitor.snapshot.state.is_final:
             raise FailedPrecondition("the run has ended", reason="RUN_ENDED")

@@ -1,29 +1,21 @@
 """The rl run as a list of named steps. Knows no transport: everything it touches comes in through RunParts."""
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from dataclasses import asdict, replace
 from typing import Any
 
-from preceptor.common.errors import FailedPrecondition
+from preceptor.common.errors import FailedPrecondition, InvalidInput
 from preceptor.common.telemetry import get_logger
+from preceptor.learner.guards.self_check import self_check
+from preceptor.learner.guards.watch import Finding, Guards, worst
 from preceptor.learner.monitor import RunControl, RunMonitor, RunState, StepMetrics
 from preceptor.learner.phases import WAIT, PhaseClock
-from preceptor.learner.ports import (
-    Checkpoint,
-    Checkpoints,
-    History,
-    MetricsSink,
-    Policies,
-    Publishing,
-    RunFiles,
-    Trainer,
-)
-from preceptor.learner.pump.pump import Pump
+from preceptor.learner.ports import Checkpoint
 from preceptor.learner.pump.results import Batch
 from preceptor.learner.pump.staleness import staleness_by_length
 from preceptor.learner.run_configs.rl import RlConfig
+from preceptor.learner.run_parts import Outcome, RunParts
+from preceptor.learner.settings import LiveSettings
 from preceptor.learner.totals import RunTotals
 from preceptor.learner.types import Progress, ProgressCallback, StepResult
 
@@ -31,34 +23,8 @@ log = get_logger(__name__)
 _POLL_S = 0.25  # how soon requests are seen while the run waits for rollouts
 
 
-class Outcome(StrEnum):
-    """How the run's process ends. INTERRUPTED: a checkpoint was written; starting again goes on from it."""
-
-    FINISHED = "finished"
-    STOPPED = "stopped"
-    INTERRUPTED = "interrupted"
-
-
-@dataclass(frozen=True, slots=True)
-class RunParts:
-    """What a run is made of. one_reward_model: makes all groups of a batch scored by one version.
-
-    retire_stream: the experience stream is not needed any more. past_steps: metrics of the steps before a restart.
-    fingerprint: of config and prompts; a checkpoint of another one is refused.
-    """
-
-    trainer: Trainer
-    pump: Pump
-    policies: Policies
-    publishing: Publishing
-    checkpoints: Checkpoints
-    sink: MetricsSink
-    history: History
-    files: RunFiles
-    one_reward_model: Callable[[Batch], Batch]
-    retire_stream: Callable[[], None]
-    past_steps: Callable[[], list[StepMetrics]]
-    fingerprint: dict[str, Any]
+class _RollBackError(Exception):
+    """Carries a guard's finding out of the step."""
 
 
 class RlRun:
@@ -76,7 +42,8 @@ class RlRun:
         progress: ProgressCallback | None = None,
     ) -> None:
         """checkpoint: to go on from; the pump given has been restored from it already."""
-        self._config = config
+        self._settings = LiveSettings(config)
+        self._guards = Guards(config.guards)
         self._parts = parts
         self._monitor = monitor
         self._control = control
@@ -85,6 +52,10 @@ class RlRun:
         self._progress = progress or (lambda _: None)
         self._saved_step = -1
         self.totals = RunTotals()
+
+    @property
+    def _config(self) -> RlConfig:
+        return self._settings.config
 
     @property
     def step(self) -> int:
@@ -104,7 +75,11 @@ class RlRun:
                 self._report(batch, result)
                 self._checkpoint_if_due()
             return self._interrupt() if self._control.interrupted else self._finish()
+        except _RollBackError as error:
+            return self._roll_back(str(error))
         finally:
+            for observer in self._parts.observers:
+                observer.close()
             self._parts.pump.stop()
             self._parts.publishing.close()
             self._parts.sink.close()
@@ -116,6 +91,8 @@ class RlRun:
         if self._checkpoint_to_load is not None:
             self._restore(self._checkpoint_to_load)
         self._parts.sink.rewind(self.step)
+        for observer in self._parts.observers:
+            observer.rewind(self.step)
         self._monitor.preload(self._parts.past_steps())
         self._parts.publishing.pin(self._parts.checkpoints.policy_versions())
         self._publish_start()
@@ -143,19 +120,23 @@ class RlRun:
                 self._checkpoint()
 
     def _train(self, batch: Batch) -> StepResult:
+        if self._config.self_check.enabled and self.step == 0:
+            self._self_check(batch)
         critic_only = self.totals.critic_only(
             batch.groups[0].reward_model_version, self._config.critic_warmup_steps_after_switch
         )
-        with self._phases("train"):
+        with self._phases("train"), self._parts.around_training(self.step + 1):
             result = self._parts.trainer.step(batch.experiences, policy_version=self._version, critic_only=critic_only)
         if result.skipped:
             log.warning("part of the update was skipped", step=self.step + 1, reasons=result.reasons)
+            self._guards.skipped(self.step + 1, result.reasons)
         metrics = {
             **result.metrics,
             **staleness_by_length(batch.experiences, self._parts.pump.lineage),
             "critic_only": float(critic_only),
             "reward_model_version": float(batch.groups[0].reward_model_version),
         }
+        metrics |= self._guard(batch, metrics)
         self._parts.history.trained(self.step + 1, self._version, batch.issue_indexes)
         self._parts.pump.trained(batch, self._parts.policies.reserve())
         self.totals.step_done(batch, metrics)
@@ -185,12 +166,15 @@ class RlRun:
             "phase/samples_per_second": len(batch.experiences) / max(sum(seconds.values()), 1e-9),
             "policy_version": float(self._version),
         }
+        for observer in self._parts.observers:
+            metrics |= observer.step_done(self.step, self._version, batch, metrics)
         if self.step % self._config.log_every_steps == 0 or self.step == self._config.total_steps:
             self._parts.sink.write(self.step, metrics)
         self._monitor.step_done(
             StepMetrics(self.step, self._version, metrics, time.time()),
             reward_model_version=batch.groups[0].reward_model_version,
             busy_s=self._phases.busy_s,
+            warnings=self._guards.sentences(self.step),
             **self._counts(),
         )
         self._progress(Progress("train", self.step, self._config.total_steps, metrics))
@@ -206,6 +190,11 @@ class RlRun:
         self._parts.files.put_summary(self._summary(Outcome.INTERRUPTED))
         self._monitor.update(state=RunState.STOPPED, message="interrupted; starting again goes on", **self._counts())
         return Outcome.INTERRUPTED
+
+    def _roll_back(self, reason: str) -> Outcome:
+        self._parts.history.rolled_back(self.step + 1, reason)
+        self._monitor.update(state=RunState.STARTING, message=f"rolled back after step {self.step + 1}: {reason}")
+        return Outcome.ROLLED_BACK
 
     def _finish(self) -> Outcome:
         """The end of the run: accounting closed, model exported, last checkpoint durable, stream removed."""
@@ -245,6 +234,9 @@ class RlRun:
         self._parts.trainer.load(checkpoint.trainer)
         self.totals = RunTotals.restored(checkpoint.state["totals"])
         self._phases.total_s.update(checkpoint.state["phases"])
+        self._guards.restore(checkpoint.state.get("guards", {}))
+        if self._settings.restore(checkpoint.state.get("settings", {})):
+            self._parts.reconfigure(self._config)
         self._saved_step = self.step
         self._parts.history.restored(self.step)
         log.info("restored", step=self.step, policy_version=self._version)
@@ -266,6 +258,7 @@ class RlRun:
 
     def _obey(self) -> None:
         """Requests that are answered between two steps."""
+        self._change_settings()
         if self._control.checkpoint_wanted:
             self._checkpoint()
         if not self._control.paused:
@@ -273,9 +266,55 @@ class RlRun:
         self._monitor.update(state=RunState.PAUSED)
         while self._control.paused and not self._control.leaving:
             self._control.wait_while_paused(_POLL_S)
+            self._change_settings()
             if self._control.checkpoint_wanted:
                 self._checkpoint()
         self._monitor.update(state=RunState.RUNNING)
+
+    def _change_settings(self) -> None:
+        for request in self._control.settings_requests():
+            try:
+                self._settings.apply(request.values)
+            except InvalidInput as error:
+                request.failed(error)
+                continue
+            if request.values:
+                self._parts.reconfigure(self._config)
+                self._parts.history.changed(self.step, request.values)
+                log.info("settings changed", step=self.step, **request.values)
+                self._checkpoint()
+            request.done(self.step, self._settings.texts())
+
+    def _self_check(self, batch: Batch) -> None:
+        with self._phases("self_check"):
+            scratch = self._parts.files.staging("self-check")
+            metrics = self_check(
+                self._parts.trainer,
+                batch.experiences,
+                scratch,
+                policy_version=self._version,
+                config=self._config.self_check,
+            )
+        log.info("self-check passed", **_told(metrics))
+
+    def _guard(self, batch: Batch, metrics: dict[str, float]) -> dict[str, float]:
+        """What the guards measured; a finding may end the step before its version is published."""
+        found, measured = self._guards.observe(self.step + 1, metrics, batch.experiences)
+        for finding in found:
+            log.warning(
+                "guard raised", step=self.step + 1, guard=finding.guard, policy=finding.policy, found=finding.message
+            )
+        finding: Finding | None = worst(found)
+        if finding is not None and finding.policy == "stop":
+            raise FailedPrecondition(
+                f"stopped at step {self.step + 1} by a guard: {finding.message}; the last checkpoint stands",
+                reason="GUARD_STOPPED",
+                field=f"guards.{finding.guard}",
+            )
+        if finding is not None and finding.policy == "roll_back":
+            self._parts.pump.acknowledge([group.entry_id for group in batch.groups])
+            raise _RollBackError(finding.message)
+        return measured
 
     def _checkpoint(self, *, acknowledge: bool = True) -> None:
         with self._phases("checkpoint"):
@@ -287,6 +326,8 @@ class RlRun:
                 "pump": pump_state,
                 "totals": self.totals.snapshot(),
                 "phases": dict(self._phases.total_s),
+                "guards": self._guards.snapshot(),
+                "settings": self._settings.snapshot(),
             }
             uri = self._parts.checkpoints.save(self.step, self._parts.trainer.save, state, self._version)
             self._saved_step = self.step

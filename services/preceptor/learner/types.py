@@ -52,8 +52,19 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-# Called after every step. A run stops cleanly after a checkpoint if it returns False; None and True go on.
-ProgressCallback = Callable[[Progress], bool | None]
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a callback asks of a run. stop: end after a checkpoint. checkpoint: write one now, and call with phase
+    "checkpoint" once it is written. learning_rate: the peak rate from the next step on; it comes with a checkpoint.
+    """
+
+    stop: bool = False
+    checkpoint: bool = False
+    learning_rate: float | None = None
+
+
+# Called after every step. False is short for Wishes(stop=True); None and True go on.
+ProgressCallback = Callable[[Progress], Wishes | bool | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import yaml
 
 from preceptor.api.learner.v1 import learner_service_pb2 as learner_pb
 from preceptor.clients.learner import LearnerClient
-from preceptor.common.errors import FailedPrecondition, Unavailable
+from preceptor.common.errors import InvalidInput, Unavailable
 from preceptor.common.waiting import wait_until
 from tests.support.ports import free_port
 from tests.support.processes import ServiceProcess
@@ -73,8 +73,19 @@ def test_interrupted_sft_job_goes_on_and_stops_when_told(sft):
         assert (status.run_id, status.kind, status.state) == ("tuned", "sft", learner_pb.RUN_STATE_RUNNING)
         assert status.metrics["loss"] > 0
         assert "preceptor_learner_step" in sft.process.http("/metrics")[1]
-        with pytest.raises(FailedPrecondition, match="every_steps"):
-            client.checkpoint(learner_pb.CheckpointRequest())
+        saved = client.checkpoint(learner_pb.CheckpointRequest(), timeout_s=60)
+        assert saved.step > 60
+        assert (sft.run_dir / "checkpoints" / f"step-{saved.step:08d}" / "state.pt").is_file()
+        assert saved.uri.endswith(f"step-{saved.step:08d}")
+        client.pause(learner_pb.PauseRequest())
+        values = {"optimizer.learning_rate": "1e-6"}
+        answer = client.change_settings(learner_pb.ChangeSettingsRequest(values=values), timeout_s=60)
+        assert dict(answer.values) == {"optimizer.learning_rate": "1e-06"}
+        with pytest.raises(InvalidInput, match="batch_size cannot be changed"):
+            client.change_settings(learner_pb.ChangeSettingsRequest(values={"batch_size": "2"}), timeout_s=60)
+        client.resume(learner_pb.ResumeRequest())
+        sft.wait_for_step(client, answer.step + 2)
+        assert client.status(learner_pb.GetStatusRequest()).metrics["lr"] <= 1e-6
         assert sft.process.terminate() == 128 + signal.SIGTERM
     assert sft.summary()["outcome"] == "interrupted"
     done = sft.summary()["steps"]
@@ -82,6 +93,7 @@ def test_interrupted_sft_job_goes_on_and_stops_when_told(sft):
         sft.wait_for_step(client, done + 5)
         first = next(client.watch_metrics(learner_pb.WatchMetricsRequest(), timeout_s=20))
         assert first.step == done + 1, "it went on where it had been interrupted"
+        assert first.metrics["lr"] <= 1e-6, "the change was forgotten"
         client.stop(learner_pb.StopRequest(reason="enough"))
         assert sft.process.wait(60) == 0
     assert sft.summary()["outcome"] == "stopped"

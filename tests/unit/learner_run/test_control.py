@@ -44,11 +44,6 @@ def test_checkpoint_request_ends_with_the_run_or_its_deadline():
         control.checkpoint(5)
 
 
-def test_runs_with_their_own_checkpoint_times_say_so():
-    with pytest.raises(FailedPrecondition, match="every_steps"):
-        RunControl(can_checkpoint=False).checkpoint(5)
-
-
 def test_stop_ends_a_pause_and_keeps_its_first_reason():
     control = RunControl()
     control.pause()

@@ -1,46 +1,90 @@
-"""`preceptor train`: one training run on the user's own data."""
+"""`preceptor train`: training runs on the user's own data."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import yaml
 
+from preceptor.cli.commands.train_control import CONTROLS
 from preceptor.cli.output import home_option, json_option, print_json, print_table
 from preceptor.cli.rl_run import run_rl
 from preceptor.cli.stack.layout import Layout, StackOptions, parse_scale
 from preceptor.cli.stack.programs import ProgramFactory
 from preceptor.common.errors import InvalidInput
 
-KINDS = ("sft", "reward", "dpo", "rl")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.command()
-@click.argument("kind", type=click.Choice(KINDS))
-@click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
-@home_option()
-@click.option("--dry-run", is_flag=True, help="Check the config and its files; print what would be done.")
-@click.option("--scale", multiple=True, metavar="STAGE=COUNT", help="rl only: processes per stage, e.g. generation=2.")
-@click.option("--port-base", type=click.IntRange(0, 50000), default=0, help="Added to every port.")
-@json_option
-def train(
-    kind: str, config: Path, home: Path, dry_run: bool, scale: tuple[str, ...], port_base: int, as_json: bool
-) -> int:
-    """Run one training job: supervised fine-tuning, a reward model, DPO, or PPO.
+@click.group()
+def train() -> None:
+    """Run training jobs, and talk to those that run.
 
     An interrupted run goes on from its last checkpoint when it is started again.
     """
+
+
+def _job_options(function: F) -> F:
+    for option in (
+        click.argument("config", type=click.Path(dir_okay=False, path_type=Path)),
+        home_option(),
+        click.option("--dry-run", is_flag=True, help="Check the config and its files; print what would be done."),
+        click.option("--port-base", type=click.IntRange(0, 50000), default=0, help="Added to every port."),
+        json_option,
+    ):
+        function = option(function)
+    return function
+
+
+@train.command()
+@_job_options
+def sft(config: Path, home: Path, dry_run: bool, port_base: int, as_json: bool) -> int:
+    """Supervised fine-tuning."""
+    return run_kind("sft", config, Layout(home, _options((), port_base)), dry_run=dry_run, as_json=as_json)
+
+
+@train.command()
+@_job_options
+def reward(config: Path, home: Path, dry_run: bool, port_base: int, as_json: bool) -> int:
+    """A reward model, from rankings or preferences."""
+    return run_kind("reward", config, Layout(home, _options((), port_base)), dry_run=dry_run, as_json=as_json)
+
+
+@train.command()
+@_job_options
+def dpo(config: Path, home: Path, dry_run: bool, port_base: int, as_json: bool) -> int:
+    """Direct preference optimisation, on what a reward model would learn from."""
+    return run_kind("dpo", config, Layout(home, _options((), port_base)), dry_run=dry_run, as_json=as_json)
+
+
+@train.command()
+@_job_options
+@click.option("--scale", multiple=True, metavar="STAGE=COUNT", help="Processes per stage, e.g. generation=2.")
+def rl(config: Path, home: Path, dry_run: bool, scale: tuple[str, ...], port_base: int, as_json: bool) -> int:
+    """Reinforcement learning, with the generators and the reward service that it needs."""
+    return run_kind("rl", config, Layout(home, _options(scale, port_base)), dry_run=dry_run, as_json=as_json)
+
+
+for control in CONTROLS:
+    train.add_command(control)
+
+
+def _options(scale: tuple[str, ...], port_base: int) -> StackOptions:
+    return StackOptions(scale=StackOptions().scale | parse_scale(scale), port_base=port_base, with_console=False)
+
+
+def run_kind(kind: str, config: Path, layout: Layout, *, dry_run: bool, as_json: bool) -> int:
+    """Runs a job of this kind to its end, or shows what it would do; returns the exit code."""
     check_kind(config, kind)
     if dry_run:
         show_plan(plan_of(config), as_json)
         return 0
-    options = StackOptions(scale=StackOptions().scale | parse_scale(scale), port_base=port_base, with_console=False)
-    layout = Layout(home, options)
     layout.artifacts_dir.mkdir(parents=True, exist_ok=True)
     code = run_rl(config, layout) if kind == "rl" else run_in_foreground(config, layout)
     if code == 0 and as_json:

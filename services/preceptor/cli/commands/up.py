@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from preceptor.cli.commands.train_control import run_status, told
 from preceptor.cli.output import home_option, json_option, print_json, print_table
 from preceptor.cli.stack.layout import Layout, StackOptions, load_layout, parse_scale
 from preceptor.cli.stack.stack import Stack, stack_at
@@ -75,13 +76,20 @@ def status(home: Path, as_json: bool) -> None:
             click.echo(f"not running: start it with `preceptor up --home {home}`")
         click.get_current_context().exit(1)
     rows = stack.status()
+    run = run_status(stack.layout.addresses["learner"])
     if as_json:
-        print_json({"running": True, "processes": [asdict(row) for row in rows], "addresses": stack.layout.addresses})
+        shown_run = None if run is None else {"run_id": run.run_id, "step": run.step, "warnings": list(run.warnings)}
+        processes = [asdict(row) for row in rows]
+        print_json(
+            {"running": True, "processes": processes, "addresses": stack.layout.addresses, "learner_run": shown_run}
+        )
     else:
         shown = [
             [row.name, row.state, {True: "yes", False: "no", None: "-"}[row.ready], row.pid, row.detail] for row in rows
         ]
         print_table(["process", "state", "ready", "pid", "detail"], shown)
+        if run is not None:
+            click.echo(f"\n{told(run)}")
         click.echo(f"\nlogs: {stack.layout.logs_dir}")
     if any(row.ready is False and row.state != "exited" for row in rows):
         click.get_current_context().exit(1)

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ class RunHistory:
     """Appends to runs/<run_id>/history.jsonl. Threads may share it.
 
     Rows: {"event": "trained", step, policy_version, groups}, {"event": "published", policy_version, content_digest,
-    step}, {"event": "restored", step}: what was trained after that step is undone. Each with "time" (Unix seconds).
+    step}, {"event": "restored", step}: what was trained after that step is undone, {"event": "changed", step,
+    settings}: they hold from the next step on, {"event": "rolled_back", step, reason}. Each with "time" (Unix seconds).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,6 +38,12 @@ class RunHistory:
 
     def restored(self, step: int) -> None:
         self._append(event="restored", step=step)
+
+    def changed(self, step: int, settings: Mapping[str, Any]) -> None:
+        self._append(event="changed", step=step, settings=dict(settings))
+
+    def rolled_back(self, step: int, reason: str) -> None:
+        self._append(event="rolled_back", step=step, reason=reason)
 
     def close(self) -> None:
         self._file.close()

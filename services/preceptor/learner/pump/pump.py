@@ -83,6 +83,13 @@ class Pump:
             if thread.is_alive():
                 thread.join(timeout=self._settings.read_timeout_s + self._settings.max_send_backoff_s + 30)
 
+    def retune(self, credit: Credit, staleness: StalenessPolicy, limit: InFlightLimit) -> None:
+        """Takes over other bounds; what is in flight already stays."""
+        with self._changed:
+            limit.restore(self._limit.snapshot())
+            self._credit, self._staleness, self._limit = credit, staleness, limit
+            self._changed.notify_all()
+
     def close(self) -> list[str]:
         """Cancels what is in flight and abandons open groups; returns the entries to acknowledge. After `stop`."""
         with self._changed:

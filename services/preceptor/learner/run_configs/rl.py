@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from preceptor.learner.run_configs.base import CheckpointConfig, ConfigModel, PathText, RunConfig
+from preceptor.learner.run_configs.guards import GuardsConfig, SelfCheckConfig
 from preceptor.learner.run_configs.ppo import PpoConfig
 
 
@@ -184,6 +185,10 @@ class RlConfig(RunConfig):
     publish: PublishConfig = Field(default_factory=PublishConfig, description="Policy versions in the store.")
     checkpoint: CheckpointConfig = Field(
         default_factory=_rl_checkpoints, description="Also bounds the rollouts that wait for acknowledgement."
+    )
+    guards: GuardsConfig = Field(default_factory=GuardsConfig, description="What the run watches of itself.")
+    self_check: SelfCheckConfig = Field(
+        default_factory=SelfCheckConfig, description="An update with learning rate 0 at the start; true: the defaults."
     )
     log_every_steps: int = Field(default=1, ge=1, le=1_000_000, description="Steps between lines of metrics.jsonl.")
 

@@ -1,9 +1,9 @@
-"""The loop that sft and reward runs share: epochs of shuffled steps, evaluation, checkpoints, exact resume."""
+"""The loop that sft, reward and dpo runs share: epochs of shuffled steps, evaluation, checkpoints, exact resume."""
 
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from preceptor.learner.training.optimization import (
     restore_rng,
     rng_state,
 )
-from preceptor.learner.types import Progress, ProgressCallback
+from preceptor.learner.types import Progress, ProgressCallback, Wishes
 
 _MOST_SKIPPED = 20  # steps in succession without a finite gradient
 
@@ -60,6 +60,7 @@ class TrainingLoop:
         self._task, self._config, self._schedule = task, config, schedule
         self._progress = progress or (lambda _: None)
         self._optimizer = build_optimizer([task.model], schedule.optimizer)
+        self._rates = schedule.optimizer  # with the learning rate that holds now
         self._checkpoints = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
         self._log = MetricsLog(run_dir)
         self._steps_per_epoch = math.ceil(task.examples / schedule.batch_size)
@@ -75,15 +76,28 @@ class TrainingLoop:
         try:
             while self.step < self.total_steps:
                 metrics = self._one_step()
-                wants_more = self._progress(Progress("train", self.step, self.total_steps, metrics)) is not False
-                if not wants_more or self.step % self._config.checkpoint.every_steps == 0:
+                wishes = self._wishes(Progress("train", self.step, self.total_steps, metrics))
+                if wishes.checkpoint or wishes.stop or self.step % self._config.checkpoint.every_steps == 0:
                     self._save()
-                if not wants_more and self.step < self.total_steps:
+                while wishes.checkpoint:  # a paused run may be asked for more than one
+                    wishes = self._wishes(Progress("checkpoint", self.step, self.total_steps))
+                    if wishes.checkpoint or wishes.stop:
+                        self._save()
+                if wishes.stop and self.step < self.total_steps:
                     return False
             self._save()
         finally:
             self._log.close()
         return True
+
+    def _wishes(self, progress: Progress) -> Wishes:
+        """What the callback asks for; another learning rate is taken over, and wants a checkpoint."""
+        answer = self._progress(progress)
+        wishes = answer if isinstance(answer, Wishes) else Wishes(stop=answer is False)
+        if wishes.learning_rate is None:
+            return wishes
+        self._rates = self._rates.model_copy(update={"learning_rate": wishes.learning_rate})
+        return replace(wishes, checkpoint=True)
 
     def indexes(self, step: int) -> list[int]:
         """Returns the examples of optimiser step `step` (from 0): a slice of its epoch's permutation."""
@@ -97,7 +111,7 @@ class TrainingLoop:
         started = time.perf_counter()
         metrics = self._task.accumulate(self.indexes(self.step))
         tokens = metrics.pop("num_tokens")
-        rate = learning_rate(self._schedule.optimizer, self.step, self.total_steps)
+        rate = learning_rate(self._rates, self.step, self.total_steps)
         norm = guarded_step(self._optimizer, rate=rate, max_grad_norm=self._schedule.optimizer.max_grad_norm)
         self.step += 1
         self._tokens += int(tokens)
@@ -142,6 +156,7 @@ class TrainingLoop:
             "optimizer": self._optimizer.state_dict(),
             "rng": rng_state(),
             "metrics": self.last_metrics,
+            "learning_rate": self._rates.learning_rate,
             "config": self._fingerprint(),
         }
         self._checkpoints.save(self.step, state)
@@ -159,6 +174,8 @@ class TrainingLoop:
             )
         self._task.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        rate = state.get("learning_rate", self._rates.learning_rate)
+        self._rates = self._rates.model_copy(update={"learning_rate": rate})
         restore_rng(state["rng"])
         self.step, self._tokens, self.last_metrics = state["step"], state["tokens"], state["metrics"]
 

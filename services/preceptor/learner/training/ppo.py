@@ -22,6 +22,7 @@ from preceptor.learner.run_configs.base import LoraSettings
 from preceptor.learner.run_configs.ppo import PpoConfig
 from preceptor.learner.training.checkpoints import read_state, write_state
 from preceptor.learner.training.export import export_model
+from preceptor.learner.training.freezing import tensor_digests, with_learning_rate_zero
 from preceptor.learner.training.optimization import restore_rng, rng_state
 from preceptor.learner.training.ppo_batch import RolloutBatch, assemble
 from preceptor.learner.training.ppo_metrics import batch_metrics, score_metrics, target_metrics
@@ -70,6 +71,7 @@ class PpoTrainer:
           InvalidInput: a directory is missing or wrong, or the models' vocabularies differ.
         """
         self._config = config
+        self._thawed: PpoConfig | None = None
         self._device = torch.device(device) if engine is None else engine.device
         self.models = PpoModels(
             config,
@@ -124,6 +126,27 @@ class PpoTrainer:
         self.updates += 1
         metrics |= tally.means() | clock.metrics(batch) | {"guard/skipped": float(bool(tally.reasons))}
         return StepResult(metrics, skipped=bool(tally.reasons), reasons=tally.reasons)
+
+    def reconfigure(self, config: PpoConfig) -> None:
+        """Takes over other settings from the next update on; another KL coefficient replaces an adapted one."""
+        if config.kl.coef != self._config.kl.coef:
+            self.kl_coef = config.kl.coef
+        self._config = config
+        self.models.reconfigure(config)
+
+    def freeze(self, frozen: bool) -> None:
+        """frozen: every update is made with learning rate 0 until it is lifted."""
+        if frozen:
+            self._thawed = self._config
+            self.reconfigure(with_learning_rate_zero(self._config))
+        elif self._thawed is not None:
+            self.reconfigure(self._thawed)
+            self._thawed = None
+
+    def weight_digests(self) -> dict[str, str]:
+        """Returns the digest of every tensor that is trained, by name."""
+        state = self.models.state_dict()
+        return tensor_digests({name: state[name] for name in ("policy", "critic") if name in state})
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what an exact resume needs; the tensors are the live ones, so copy or save before the next step."""

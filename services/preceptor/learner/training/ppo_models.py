@@ -112,6 +112,10 @@ class PpoModels:
         self.critic_steps += 1
         return norm
 
+    def reconfigure(self, config: PpoConfig) -> None:
+        """Takes over other settings; what the models are made of stays."""
+        self._config = config
+
     def policy_rate(self) -> float:
         """Returns the policy's present learning rate."""
         return learning_rate(self._config.optimizer, self.policy_steps, self._total_steps)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.preceptor/api/learner/v1/learner_service.proto\x12\x18preceptor.api.learner.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"X\n\x0fGroupAccounting\x12\x0e\n\x06issued\x18\x01 \x01(\x03\x12\x0f\n\x07trained\x18\x02 \x01(\x03\x12\x11\n\tabandoned\x18\x03 \x01(\x03\x12\x11\n\tin_flight\x18\x04 \x01(\x03\"\xad\x01\n\x11\x41ttemptAccounting\x12\x0c\n\x04sent\x18\x01 \x01(\x03\x12\x0f\n\x07trained\x18\x02 \x01(\x03\x12\r\n\x05stale\x18\x03 \x01(\x03\x12\x10\n\x08orphaned\x18\x04 \x01(\x03\x12\x11\n\tduplicate\x18\x05 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x03\x12\x0f\n\x07\x65xpired\x18\x07 \x01(\x03\x12\x11\n\tcancelled\x18\x08 \x01(\x03\x12\x11\n\tin_flight\x18\t \x01(\x03\"\x12\n\x10GetStatusRequest\"\x8f\x04\n\x11GetStatusResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".preceptor.api.learner.v1.RunState\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x05 \x01(\x03\x12\x16\n\x0epolicy_version\x18\x06 \x01(\x03\x12\x1c\n\x14reward_model_version\x18\x07 \x01(\x03\x12I\n\x07metrics\x18\x08 \x03(\x0b\x32\x38.preceptor.api.learner.v1.GetStatusResponse.MetricsEntry\x12\x39\n\x06groups\x18\t \x01(\x0b\x32).preceptor.api.learner.v1.GroupAccounting\x12=\n\x08\x61ttempts\x18\n \x01(\x0b\x32+.preceptor.api.learner.v1.AttemptAccounting\x12\x0f\n\x07message\x18\x0b \x01(\t\x12.\n\nstarted_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12\x62usy_seconds_total\x18\r \x01(\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\")\n\x13WatchMetricsRequest\x12\x12\n\nafter_step\x18\x01 \x01(\x03\"\xe4\x01\n\x14WatchMetricsResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12L\n\x07metrics\x18\x03 \x03(\x0b\x32;.preceptor.api.learner.v1.WatchMetricsResponse.MetricsEntry\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x1e\n\x0cPauseRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1d\n\rPauseResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\"\x0f\n\rResumeRequest\"\x1e\n\x0eResumeResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\"\x13\n\x11\x43heckpointRequest\"/\n\x12\x43heckpointResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0b\n\x03uri\x18\x02 \x01(\t\"\x1d\n\x0bStopRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1c\n\x0cStopResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03*\xb0\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATE_STARTING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x14\n\x10RUN_STATE_PAUSED\x10\x03\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x12\x15\n\x11RUN_STATE_STOPPED\x10\x06\x32\xde\x04\n\x0eLearnerService\x12\x64\n\tGetStatus\x12*.preceptor.api.learner.v1.GetStatusRequest\x1a+.preceptor.api.learner.v1.GetStatusResponse\x12o\n\x0cWatchMetrics\x12-.preceptor.api.learner.v1.WatchMetricsRequest\x1a..preceptor.api.learner.v1.WatchMetricsResponse0\x01\x12X\n\x05Pause\x12&.preceptor.api.learner.v1.PauseRequest\x1a\'.preceptor.api.learner.v1.PauseResponse\x12[\n\x06Resume\x12\'.preceptor.api.learner.v1.ResumeRequest\x1a(.preceptor.api.learner.v1.ResumeResponse\x12g\n\nCheckpoint\x12+.preceptor.api.learner.v1.CheckpointRequest\x1a,.preceptor.api.learner.v1.CheckpointResponse\x12U\n\x04Stop\x12%.preceptor.api.learner.v1.StopRequest\x1a&.preceptor.api.learner.v1.StopResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.preceptor/api/learner/v1/learner_service.proto\x12\x18preceptor.api.learner.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"X\n\x0fGroupAccounting\x12\x0e\n\x06issued\x18\x01 \x01(\x03\x12\x0f\n\x07trained\x18\x02 \x01(\x03\x12\x11\n\tabandoned\x18\x03 \x01(\x03\x12\x11\n\tin_flight\x18\x04 \x01(\x03\"\xad\x01\n\x11\x41ttemptAccounting\x12\x0c\n\x04sent\x18\x01 \x01(\x03\x12\x0f\n\x07trained\x18\x02 \x01(\x03\x12\r\n\x05stale\x18\x03 \x01(\x03\x12\x10\n\x08orphaned\x18\x04 \x01(\x03\x12\x11\n\tduplicate\x18\x05 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x03\x12\x0f\n\x07\x65xpired\x18\x07 \x01(\x03\x12\x11\n\tcancelled\x18\x08 \x01(\x03\x12\x11\n\tin_flight\x18\t \x01(\x03\"\x12\n\x10GetStatusRequest\"\xa1\x04\n\x11GetStatusResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".preceptor.api.learner.v1.RunState\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x05 \x01(\x03\x12\x16\n\x0epolicy_version\x18\x06 \x01(\x03\x12\x1c\n\x14reward_model_version\x18\x07 \x01(\x03\x12I\n\x07metrics\x18\x08 \x03(\x0b\x32\x38.preceptor.api.learner.v1.GetStatusResponse.MetricsEntry\x12\x39\n\x06groups\x18\t \x01(\x0b\x32).preceptor.api.learner.v1.GroupAccounting\x12=\n\x08\x61ttempts\x18\n \x01(\x0b\x32+.preceptor.api.learner.v1.AttemptAccounting\x12\x0f\n\x07message\x18\x0b \x01(\t\x12.\n\nstarted_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12\x62usy_seconds_total\x18\r \x01(\x01\x12\x10\n\x08warnings\x18\x0e \x03(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\")\n\x13WatchMetricsRequest\x12\x12\n\nafter_step\x18\x01 \x01(\x03\"\xe4\x01\n\x14WatchMetricsResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12L\n\x07metrics\x18\x03 \x03(\x0b\x32;.preceptor.api.learner.v1.WatchMetricsResponse.MetricsEntry\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x1e\n\x0cPauseRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1d\n\rPauseResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\"\x0f\n\rResumeRequest\"\x1e\n\x0eResumeResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\"\x13\n\x11\x43heckpointRequest\"/\n\x12\x43heckpointResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0b\n\x03uri\x18\x02 \x01(\t\"\x1d\n\x0bStopRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1c\n\x0cStopResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\"\x93\x01\n\x15\x43hangeSettingsRequest\x12K\n\x06values\x18\x01 \x03(\x0b\x32;.preceptor.api.learner.v1.ChangeSettingsRequest.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa3\x01\n\x16\x43hangeSettingsResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12L\n\x06values\x18\x02 \x03(\x0b\x32<.preceptor.api.learner.v1.ChangeSettingsResponse.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xb0\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATE_STARTING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x14\n\x10RUN_STATE_PAUSED\x10\x03\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x12\x15\n\x11RUN_STATE_STOPPED\x10\x06\x32\xd3\x05\n\x0eLearnerService\x12\x64\n\tGetStatus\x12*.preceptor.api.learner.v1.GetStatusRequest\x1a+.preceptor.api.learner.v1.GetStatusResponse\x12o\n\x0cWatchMetrics\x12-.preceptor.api.learner.v1.WatchMetricsRequest\x1a..preceptor.api.learner.v1.WatchMetricsResponse0\x01\x12X\n\x05Pause\x12&.preceptor.api.learner.v1.PauseRequest\x1a\'.preceptor.api.learner.v1.PauseResponse\x12[\n\x06Resume\x12\'.preceptor.api.learner.v1.ResumeRequest\x1a(.preceptor.api.learner.v1.ResumeResponse\x12g\n\nCheckpoint\x12+.preceptor.api.learner.v1.CheckpointRequest\x1a,.preceptor.api.learner.v1.CheckpointResponse\x12U\n\x04Stop\x12%.preceptor.api.learner.v1.StopRequest\x1a&.preceptor.api.learner.v1.StopResponse\x12s\n\x0e\x43hangeSettings\x12/.preceptor.api.learner.v1.ChangeSettingsRequest\x1a\x30.preceptor.api.learner.v1.ChangeSettingsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSRESPONSE_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_WATCHMETRICSRESPONSE_METRICSENTRY']._loaded_options = None
   _globals['_WATCHMETRICSRESPONSE_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=1443
-  _globals['_RUNSTATE']._serialized_end=1619
+  _globals['_CHANGESETTINGSREQUEST_VALUESENTRY']._loaded_options = None
+  _globals['_CHANGESETTINGSREQUEST_VALUESENTRY']._serialized_options = b'8\001'
+  _globals['_CHANGESETTINGSRESPONSE_VALUESENTRY']._loaded_options = None
+  _globals['_CHANGESETTINGSRESPONSE_VALUESENTRY']._serialized_options = b'8\001'
+  _globals['_RUNSTATE']._serialized_start=1777
+  _globals['_RUNSTATE']._serialized_end=1953
   _globals['_GROUPACCOUNTING']._serialized_start=109
   _globals['_GROUPACCOUNTING']._serialized_end=197
   _globals['_ATTEMPTACCOUNTING']._serialized_start=200
@@ -45,31 +49,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=375
   _globals['_GETSTATUSREQUEST']._serialized_end=393
   _globals['_GETSTATUSRESPONSE']._serialized_start=396
-  _globals['_GETSTATUSRESPONSE']._serialized_end=923
-  _globals['_GETSTATUSRESPONSE_METRICSENTRY']._serialized_start=877
-  _globals['_GETSTATUSRESPONSE_METRICSENTRY']._serialized_end=923
-  _globals['_WATCHMETRICSREQUEST']._serialized_start=925
-  _globals['_WATCHMETRICSREQUEST']._serialized_end=966
-  _globals['_WATCHMETRICSRESPONSE']._serialized_start=969
-  _globals['_WATCHMETRICSRESPONSE']._serialized_end=1197
-  _globals['_WATCHMETRICSRESPONSE_METRICSENTRY']._serialized_start=877
-  _globals['_WATCHMETRICSRESPONSE_METRICSENTRY']._serialized_end=923
-  _globals['_PAUSEREQUEST']._serialized_start=1199
-  _globals['_PAUSEREQUEST']._serialized_end=1229
-  _globals['_PAUSERESPONSE']._serialized_start=1231
-  _globals['_PAUSERESPONSE']._serialized_end=1260
-  _globals['_RESUMEREQUEST']._serialized_start=1262
-  _globals['_RESUMEREQUEST']._serialized_end=1277
-  _globals['_RESUMERESPONSE']._serialized_start=1279
-  _globals['_RESUMERESPONSE']._serialized_end=1309
-  _globals['_CHECKPOINTREQUEST']._serialized_start=1311
-  _globals['_CHECKPOINTREQUEST']._serialized_end=1330
-  _globals['_CHECKPOINTRESPONSE']._serialized_start=1332
-  _globals['_CHECKPOINTRESPONSE']._serialized_end=1379
-  _globals['_STOPREQUEST']._serialized_start=1381
-  _globals['_STOPREQUEST']._serialized_end=1410
-  _globals['_STOPRESPONSE']._serialized_start=1412
-  _globals['_STOPRESPONSE']._serialized_end=1440
-  _globals['_LEARNERSERVICE']._serialized_start=1622
-  _globals['_LEARNERSERVICE']._serialized_end=2228
+  _globals['_GETSTATUSRESPONSE']._serialized_end=941
+  _globals['_GETSTATUSRESPONSE_METRICSENTRY']._serialized_start=895
+  _globals['_GETSTATUSRESPONSE_METRICSENTRY']._serialized_end=941
+  _globals['_WATCHMETRICSREQUEST']._serialized_start=943
+  _globals['_WATCHMETRICSREQUEST']._serialized_end=984
+  _globals['_WATCHMETRICSRESPONSE']._serialized_start=987
+  _globals['_WATCHMETRICSRESPONSE']._serialized_end=1215
+  _globals['_WATCHMETRICSRESPONSE_METRICSENTRY']._serialized_start=895
+  _globals['_WATCHMETRICSRESPONSE_METRICSENTRY']._serialized_end=941
+  _globals['_PAUSEREQUEST']._serialized_start=1217
+  _globals['_PAUSEREQUEST']._serialized_end=1247
+  _globals['_PAUSERESPONSE']._serialized_start=1249
+  _globals['_PAUSERESPONSE']._serialized_end=1278
+  _globals['_RESUMEREQUEST']._serialized_start=1280
+  _globals['_RESUMEREQUEST']._serialized_end=1295
+  _globals['_RESUMERESPONSE']._serialized_start=1297
+  _globals['_RESUMERESPONSE']._serialized_end=1327
+  _globals['_CHECKPOINTREQUEST']._serialized_start=1329
+  _globals['_CHECKPOINTREQUEST']._serialized_end=1348
+  _globals['_CHECKPOINTRESPONSE']._serialized_start=1350
+  _globals['_CHECKPOINTRESPONSE']._serialized_end=1397
+  _globals['_STOPREQUEST']._serialized_start=1399
+  _globals['_STOPREQUEST']._serialized_end=1428
+  _globals['_STOPRESPONSE']._serialized_start=1430
+  _globals['_STOPRESPONSE']._serialized_end=1458
+  _globals['_CHANGESETTINGSREQUEST']._serialized_start=1461
+  _globals['_CHANGESETTINGSREQUEST']._serialized_end=1608
+  _globals['_CHANGESETTINGSREQUEST_VALUESENTRY']._serialized_start=1563
+  _globals['_CHANGESETTINGSREQUEST_VALUESENTRY']._serialized_end=1608
+  _globals['_CHANGESETTINGSRESPONSE']._serialized_start=1611
+  _globals['_CHANGESETTINGSRESPONSE']._serialized_end=1774
+  _globals['_CHANGESETTINGSRESPONSE_VALUESENTRY']._serialized_start=1563
+  _globals['_CHANGESETTINGSRESPONSE_VALUESENTRY']._serialized_end=1608
+  _globals['_LEARNERSERVICE']._serialized_start=1956
+  _globals['_LEARNERSERVICE']._serialized_end=2679
 # @@protoc_insertion_point(module_scope)

@@ -65,6 +65,11 @@ class LearnerServiceStub:
                 request_serializer=preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.StopRequest.SerializeToString,
                 response_deserializer=preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.StopResponse.FromString,
                 _registered_method=True)
+        self.ChangeSettings = channel.unary_unary(
+                '/preceptor.api.learner.v1.LearnerService/ChangeSettings',
+                request_serializer=preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.ChangeSettingsRequest.SerializeToString,
+                response_deserializer=preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.ChangeSettingsResponse.FromString,
+                _registered_method=True)
 
 
 class LearnerServiceServicer:
@@ -111,6 +116,15 @@ class LearnerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeSettings(self, request, context):
+        """Changes settings between two steps; returns once the change is part of a durable checkpoint. All or none: a key that
+        may not be changed (the message lists those that may) or a value that is not allowed is INVALID_ARGUMENT. Without
+        values it only tells what can be changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LearnerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +157,11 @@ def add_LearnerServiceServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.StopRequest.FromString,
                     response_serializer=preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.StopResponse.SerializeToString,
+            ),
+            'ChangeSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeSettings,
+                    request_deserializer=preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.ChangeSettingsRequest.FromString,
+                    response_serializer=preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.ChangeSettingsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -308,6 +327,33 @@ class LearnerService:
             '/preceptor.api.learner.v1.LearnerService/Stop',
             preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.StopRequest.SerializeToString,
             preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.StopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/preceptor.api.learner.v1.LearnerService/ChangeSettings',
+            preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.ChangeSettingsRequest.SerializeToString,
+            preceptor_dot_api_dot_learner_dot_v1_dot_learner__service__pb2.ChangeSettingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

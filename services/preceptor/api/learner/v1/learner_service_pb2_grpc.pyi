@@ -43,6 +43,11 @@ class LearnerServiceStub:
     """Writes a checkpoint after the current step; returns when it is durable."""
     Stop: _grpc.UnaryUnaryMultiCallable[_learner_service_pb2.StopRequest, _learner_service_pb2.StopResponse]
     """Ends the run after the current step: checkpoint, export, accounting closed."""
+    ChangeSettings: _grpc.UnaryUnaryMultiCallable[_learner_service_pb2.ChangeSettingsRequest, _learner_service_pb2.ChangeSettingsResponse]
+    """Changes settings between two steps; returns once the change is part of a durable checkpoint. All or none: a key that
+    may not be changed (the message lists those that may) or a value that is not allowed is INVALID_ARGUMENT. Without
+    values it only tells what can be changed.
+    """
 
 @_typing.type_check_only
 class LearnerServiceAsyncStub(LearnerServiceStub):
@@ -59,6 +64,11 @@ class LearnerServiceAsyncStub(LearnerServiceStub):
     """Writes a checkpoint after the current step; returns when it is durable."""
     Stop: _aio.UnaryUnaryMultiCallable[_learner_service_pb2.StopRequest, _learner_service_pb2.StopResponse]  # type: ignore[assignment]
     """Ends the run after the current step: checkpoint, export, accounting closed."""
+    ChangeSettings: _aio.UnaryUnaryMultiCallable[_learner_service_pb2.ChangeSettingsRequest, _learner_service_pb2.ChangeSettingsResponse]  # type: ignore[assignment]
+    """Changes settings between two steps; returns once the change is part of a durable checkpoint. All or none: a key that
+    may not be changed (the message lists those that may) or a value that is not allowed is INVALID_ARGUMENT. Without
+    values it only tells what can be changed.
+    """
 
 class LearnerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by every training job while it runs."""
@@ -108,5 +118,16 @@ class LearnerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_learner_service_pb2.StopResponse, _abc.Awaitable[_learner_service_pb2.StopResponse]]:
         """Ends the run after the current step: checkpoint, export, accounting closed."""
+
+    @_abc_1.abstractmethod
+    def ChangeSettings(
+        self,
+        request: _learner_service_pb2.ChangeSettingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learner_service_pb2.ChangeSettingsResponse, _abc.Awaitable[_learner_service_pb2.ChangeSettingsResponse]]:
+        """Changes settings between two steps; returns once the change is part of a durable checkpoint. All or none: a key that
+        may not be changed (the message lists those that may) or a value that is not allowed is INVALID_ARGUMENT. Without
+        values it only tells what can be changed.
+        """
 
 def add_LearnerServiceServicer_to_server(servicer: LearnerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
