@@ -11,6 +11,9 @@ from preceptor.api.learner.v1 import learner_service_pb2 as learner_pb
 from preceptor.api.learner.v1 import learner_service_pb2_grpc, weight_service_pb2_grpc
 from preceptor.api.learner.v1 import weight_service_pb2 as weight_pb
 from preceptor.clients.base import AsyncClient, SyncClient
+from preceptor.common.weight_chunks import Chunk, decode_chunk
+
+_FETCH_WEIGHTS = f"/{weight_pb.DESCRIPTOR.services_by_name['WeightService'].full_name}/FetchWeights"
 
 
 class LearnerClient(SyncClient):
@@ -98,6 +101,9 @@ class WeightClient(SyncClient):
     def __init__(self, target: str | grpc.Channel) -> None:
         super().__init__(target)
         self._stub = weight_service_pb2_grpc.WeightServiceStub(self._channel)
+        self._fetch_serialised: grpc.UnaryStreamMultiCallable[weight_pb.FetchWeightsRequest, bytes] = (
+            self._channel.unary_stream(_FETCH_WEIGHTS, weight_pb.FetchWeightsRequest.SerializeToString, None)
+        )
 
     def watch(self, request: weight_pb.WatchRequest, *, timeout_s: float = 3600.0) -> Iterator[weight_pb.WatchResponse]:
         """Yields the newest manifest, then each later one."""
@@ -114,6 +120,11 @@ class WeightClient(SyncClient):
     ) -> Iterator[weight_pb.FetchWeightsResponse]:
         """Yields a version's bytes in chunks from an offset."""
         return self._stream(self._stub.FetchWeights, request, timeout_s)
+
+    def fetch_chunks(self, request: weight_pb.FetchWeightsRequest, *, timeout_s: float = 600.0) -> Iterator[Chunk]:
+        """As `fetch_weights`, with fewer copies of each chunk. DataLoss for what is no chunk."""
+        for message in self._stream(self._fetch_serialised, request, timeout_s):
+            yield decode_chunk(message)
 
 
 class AsyncWeightClient(AsyncClient):

@@ -27,6 +27,7 @@ from preceptor.generation.adapters.fetchers import ShmFetcher, StoreFetcher
 from preceptor.generation.adapters.grpc_fetcher import GrpcFetcher
 from preceptor.generation.adapters.learner_watch import LearnerWatch
 from preceptor.generation.adapters.policy_store import PolicyStore
+from preceptor.generation.adapters.spares import SpareFiles
 from preceptor.generation.adapters.stager import PolicyStager
 from preceptor.generation.adapters.staging import StagingFolder
 from preceptor.generation.adapters.vllm_engine import EngineOptions, VllmEngine
@@ -141,9 +142,12 @@ def run_parts(
     downloads = staging.path / "downloads"
     store = ArtifactStore(settings.artifacts_url, cache_dir=downloads)
     source = PolicyStore(store, settings.run_id)
-    fetchers: list[WeightFetcher] = [ShmFetcher(), GrpcFetcher(), StoreFetcher(store, downloads)]
-    stager = PolicyStager(settings.run_id, fetchers, staging.path, source.manifest)
-    updater = WeightUpdater(engine, stager, clock, settings.load_timeout_s)
+    spares = SpareFiles(staging.path)
+    grpc = GrpcFetcher(spares, idle_timeout_s=settings.fetch_idle_timeout_s)
+    fetchers: list[WeightFetcher] = [ShmFetcher(), grpc, StoreFetcher(store, downloads)]
+    stager = PolicyStager(settings.run_id, fetchers, staging.path, source.manifest, spares)
+    drop_kv = settings.kv_policy == "recompute"
+    updater = WeightUpdater(engine, stager, clock, settings.load_timeout_s, drop_kv=drop_kv)
     follower = Follower(source, updater, clock, settings.watch_interval_s, announcer.refresh)
     return RunParts(follower, updater, stager, LearnerWatch(registry, settings.run_id, follower.offer), staging)
 

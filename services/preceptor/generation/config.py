@@ -43,6 +43,14 @@ class GenerationSettings(ServiceSettings):
     announce_interval_s: float = Field(2.0, gt=0, le=60, description="how often the discovery record is renewed")
     max_version_wait_s: float = Field(600.0, gt=0, description="for min_policy_version, when a call has no deadline")
     load_timeout_s: float = Field(600.0, gt=0, description="bound on pausing the engine and loading one version")
+    kv_policy: Literal["keep", "recompute"] = Field(
+        "keep",
+        description="KV of completions in progress when a new version comes into force: keep = they go on with what "
+        "older versions computed; recompute = they are preempted and compute it anew with the new weights",
+    )
+    fetch_idle_timeout_s: float = Field(
+        15.0, gt=0, description="without a byte from the learner, after which a version is fetched from the store"
+    )
     staging_dir: Path | None = Field(None, description="for host copies of weights; unset = /dev/shm where it has room")
 
     @field_validator("model_dir")

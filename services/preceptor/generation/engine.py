@@ -97,7 +97,7 @@ class Sampler(Protocol):
 
 class LiveWeights(Protocol):
     """The engine's weights, exchangeable while requests run. The calls come in this order: pause, load (again after
-    LoadError), commit, resume."""
+    LoadError), commit, drop_kv where it is wanted, resume."""
 
     async def pause(self) -> None:
         """Returns once no step runs and none will start. Requests and their KV stay."""
@@ -109,6 +109,11 @@ class LiveWeights(Protocol):
 
     async def commit(self, version: int) -> None:
         """Labels all tokens computed from now on with `version`."""
+        ...
+
+    async def drop_kv(self) -> None:
+        """Forgets all KV. Requests in progress stay: they compute theirs anew, from their first token on. While paused
+        alone."""
         ...
 
     async def release_unstarted(self) -> int:

@@ -28,13 +28,23 @@ class WeightUpdater:
         stager: fetches and verifies.
         clock: says which version is in force.
         load_timeout_s: after which a pause or a load counts as the engine's death.
+        drop_kv: whether completions in progress compute their KV anew with the new weights.
     """
 
-    def __init__(self, engine: LiveWeights, stager: Stager, clock: VersionClock, load_timeout_s: float) -> None:
+    def __init__(
+        self,
+        engine: LiveWeights,
+        stager: Stager,
+        clock: VersionClock,
+        load_timeout_s: float,
+        *,
+        drop_kv: bool = False,
+    ) -> None:
         self._engine = engine
         self._stager = stager
         self._clock = clock
         self._load_timeout_s = load_timeout_s
+        self._drop_kv = drop_kv
         self._lock = asyncio.Lock()
         self._good: StagedPolicy | None = None
         self._previous = NO_VERSION
@@ -90,6 +100,8 @@ class WeightUpdater:
                 else:
                     self._put_in_force(staged)
                     await self._engine.release_unstarted()
+                    if self._drop_kv:
+                        await self._engine.drop_kv()
                 await self._engine.resume()
         except TimeoutError as error:
             self._engine.give_up(f"loading a version took over {self._load_timeout_s:g} s")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import uvloop
 
-from preceptor.api.learner.v1 import learner_service_pb2_grpc, weight_service_pb2_grpc
+from preceptor.api.learner.v1 import learner_service_pb2_grpc
 from preceptor.common.discovery import KIND_LEARNER, AsyncRegistry
 from preceptor.common.errors import DeadlineExceeded, PreceptorError, Unavailable
 from preceptor.common.grpc_server import Server
@@ -17,7 +17,7 @@ from preceptor.common.telemetry import get_logger
 from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.monitor import RunControl, RunMonitor
-from preceptor.learner.server import LearnerServicer, WeightFeed, WeightServicer
+from preceptor.learner.server import LearnerServicer, WeightFeed, WeightServicer, add_weight_service
 
 log = get_logger(__name__)
 _LEARNER = "preceptor.api.learner.v1.LearnerService"
@@ -105,7 +105,7 @@ class BackgroundServer:
         server.add(learner_service_pb2_grpc.add_LearnerServiceServicer_to_server, servicer, _LEARNER)
         if self._weights is not None:
             weights = WeightServicer(self._run_id, self._weights.policies, self._weights.feed, server.draining)
-            server.add(weight_service_pb2_grpc.add_WeightServiceServicer_to_server, weights, _WEIGHTS)
+            server.add(add_weight_service, weights, _WEIGHTS)
         return server
 
     async def _announce(self) -> None:

@@ -21,6 +21,7 @@ from preceptor.learner.adapters.run_checkpoints import LoadedCheckpoint, RunChec
 from preceptor.learner.adapters.run_files import LocalRunFiles, model_folder, run_folder
 from preceptor.learner.adapters.run_history import RunHistory
 from preceptor.learner.adapters.transports import GrpcTransport, ShmTransport, Transport
+from preceptor.learner.adapters.weight_senders import WeightSenders
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.monitor import RunControl, RunMonitor, StepMetrics
 from preceptor.learner.phases import PhaseClock
@@ -95,7 +96,7 @@ def build_rl(
         trainer=trainer,
         pump=pump,
         policies=policies,
-        publishing=_publisher(config, policies, feed, history, link, address),
+        publishing=_publisher(config, settings, policies, feed, history, link, address),
         checkpoints=checkpoints,
         sink=MetricsLog(folder),
         history=history,
@@ -118,18 +119,19 @@ def _close(*parts: RewardGateway | CollectSender | RolloutStream) -> None:
         part.close()
 
 
-def _transports(config: RlConfig, address: str) -> list[Transport]:
+def _transports(config: RlConfig, settings: LearnerSettings, address: str) -> list[Transport]:
     made: list[Transport] = []
     for name in config.publish.transports:
         if name == "shm" and Path("/dev/shm").is_dir():
             made.append(ShmTransport(config.run_id))
         elif name == "grpc" and address:
-            made.append(GrpcTransport(address))
+            made.append(GrpcTransport(address, WeightSenders(settings, config.run_id, settings.senders)))
     return made
 
 
 def _publisher(
     config: RlConfig,
+    settings: LearnerSettings,
     policies: PolicyStore,
     feed: WeightFeed,
     history: RunHistory,
@@ -140,7 +142,7 @@ def _publisher(
         history.published(manifest)
         feed.announce(manifest)
 
-    transports = _transports(config, address)
+    transports = _transports(config, settings, address)
     return Publisher(policies, config.publish, announce=announce, published=link.published, transports=transports)
 
 

@@ -5,15 +5,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import grpc
+
 from preceptor.api.learner.v1 import learner_service_pb2 as learner_pb
 from preceptor.api.learner.v1 import learner_service_pb2_grpc, weight_service_pb2_grpc, weights_pb2
 from preceptor.api.learner.v1 import weight_service_pb2 as weight_pb
 from preceptor.common.errors import FailedPrecondition, NotFound
 from preceptor.learner.adapters.policy_store import PolicyStore
-from preceptor.learner.adapters.weight_stream import stream_files
+from preceptor.learner.adapters.weight_stream import RecentChunks, stream_files
 from preceptor.learner.converters import metrics_to_proto, status_to_proto
 from preceptor.learner.monitor import RunControl, RunMonitor
 
+SERVICE_NAME = weight_pb.DESCRIPTOR.services_by_name["WeightService"].full_name
 _RECHECK_S = 5.0  # a watcher looks again at least this often
 _DEFAULT_WAIT_S = 300.0
 
@@ -120,6 +123,7 @@ class WeightServicer(weight_service_pb2_grpc.WeightServiceServicer):
         self._policies = policies
         self._feed = feed
         self._draining = draining
+        self._recent = RecentChunks()
 
     async def Watch(self, request: weight_pb.WatchRequest, context: Any) -> AsyncIterator[weight_pb.WatchResponse]:
         self._check_run(request.run_id)
@@ -142,12 +146,10 @@ class WeightServicer(weight_service_pb2_grpc.WeightServiceServicer):
             raise NotFound(f"run {self._run_id} has published no policy version yet", reason="NO_POLICY_VERSION")
         return weight_pb.GetManifestResponse(manifest=newest)
 
-    async def FetchWeights(
-        self, request: weight_pb.FetchWeightsRequest, context: Any
-    ) -> AsyncIterator[weight_pb.FetchWeightsResponse]:
+    async def FetchWeights(self, request: weight_pb.FetchWeightsRequest, context: Any) -> AsyncIterator[bytes]:
         self._check_run(request.run_id)
         files = await asyncio.to_thread(self._policies.files, request.policy_version)
-        async for chunk in stream_files(files, request.offset_bytes, request.length_bytes):
+        async for chunk in stream_files(files, request.offset_bytes, request.length_bytes, self._recent):
             yield chunk
 
     def _newest(self) -> weights_pb2.WeightManifest | None:
@@ -160,6 +162,28 @@ class WeightServicer(weight_service_pb2_grpc.WeightServiceServicer):
     def _check_run(self, run_id: str) -> None:
         if run_id and run_id != self._run_id:
             raise NotFound(f"this learner trains run {self._run_id}, not {run_id}", reason="OTHER_RUN", field="run_id")
+
+
+def add_weight_service(servicer: WeightServicer, server: Any) -> None:
+    """As the generated function, but FetchWeights yields responses that are serialised already."""
+    weight_service_pb2_grpc.add_WeightServiceServicer_to_server(servicer, _AsSerialised(server, "FetchWeights"))
+
+
+class _AsSerialised:
+    """Registers handlers with a server; one method's responses are sent as they are."""
+
+    def __init__(self, server: Any, method: str) -> None:
+        self._server = server
+        self._method = method
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Left to the registered handlers, which serve the same methods."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        handlers = dict(handlers)
+        handlers[self._method] = handlers[self._method]._replace(response_serializer=None)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        self._server.add_registered_method_handlers(service, handlers)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from preceptor.common.errors import DataLoss, NotFound, Unavailable
 from preceptor.generation.adapters.fetchers import ShmFetcher, StoreFetcher
 from preceptor.generation.adapters.grpc_fetcher import GrpcFetcher
 from preceptor.generation.adapters.policy_store import PolicyStore as Versions
+from preceptor.generation.adapters.spares import SpareFiles
 from preceptor.generation.adapters.stager import PolicyStager
 from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.adapters.publisher import Publisher
@@ -70,9 +72,10 @@ class Generator:
         folder.mkdir(parents=True)
         self.folder = folder
         self.versions = Versions(store, RUN)
-        self.grpc = GrpcFetcher()
+        spares = SpareFiles(folder.parent / f"{folder.name}-spares")
+        self.grpc = GrpcFetcher(spares)
         fetchers = [ShmFetcher(), self.grpc, StoreFetcher(store, folder / "downloads")]
-        self.stager = PolicyStager(RUN, fetchers, folder, self.versions.manifest)
+        self.stager = PolicyStager(RUN, fetchers, folder, self.versions.manifest, spares)
 
     def newest(self) -> WeightManifest:
         return self.versions.manifest(self.versions.newest_version() or 0)
@@ -250,7 +253,7 @@ def test_a_broken_stream_goes_on_where_it_broke(
     learner.model = Weights(elements=2_000_000)
     manifest = learner.publish()
     asked: list[int] = []
-    whole = WeightClient.fetch_weights
+    whole = WeightClient.fetch_chunks
 
     def breaks_twice(self, request, *, timeout_s):  # type: ignore[no-untyped-def]
         asked.append(request.offset_bytes)
@@ -258,10 +261,10 @@ def test_a_broken_stream_goes_on_where_it_broke(
             if len(asked) < 3 and count == 2:
                 if len(asked) == 1:
                     raise Unavailable("the connection broke")
-                chunk.data = bytes(len(chunk.data))  # arrives damaged
+                chunk = replace(chunk, data=memoryview(bytes(len(chunk.data))))  # arrives damaged
             yield chunk
 
-    monkeypatch.setattr(WeightClient, "fetch_weights", breaks_twice)
+    monkeypatch.setattr(WeightClient, "fetch_chunks", breaks_twice)
     generator = Generator(learner.store, tmp_path / "generator")
     staged = generator.stager.stage(without_store(manifest))
     assert content(staged.folder) == learner.exports[0]

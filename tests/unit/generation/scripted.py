@@ -96,6 +96,9 @@ class ScriptedWeights:
     async def commit(self, version: int) -> None:
         self.log.append(f"commit {version}")
 
+    async def drop_kv(self) -> None:
+        self.log.append("drop_kv")
+
     async def release_unstarted(self) -> int:
         self.log.append("release_unstarted")
         return 0

@@ -10,6 +10,7 @@ from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.errors import DataLoss, FailedPrecondition, NotFound
 from preceptor.generation.adapters.fetchers import StoreFetcher
 from preceptor.generation.adapters.policy_store import PolicyStore
+from preceptor.generation.adapters.spares import SpareFiles
 from preceptor.generation.adapters.stager import PolicyStager
 
 RUN = "run-a"
@@ -43,7 +44,9 @@ def source(artifacts: ArtifactStore) -> PolicyStore:
 def stager(artifacts: ArtifactStore, source: PolicyStore, tmp_path: Path) -> PolicyStager:
     folder = tmp_path / "host"
     folder.mkdir()
-    return PolicyStager(RUN, [StoreFetcher(artifacts, folder / "downloads")], folder, source.manifest)
+    return PolicyStager(
+        RUN, [StoreFetcher(artifacts, folder / "downloads")], folder, source.manifest, SpareFiles(folder)
+    )
 
 
 def test_there_is_no_version_before_the_first(source: PolicyStore) -> None:

@@ -46,6 +46,19 @@ def updater(weights: ScriptedWeights, stager: FolderStager, timeout_s: float = 5
     return made, clock
 
 
+async def test_where_it_is_asked_for_kv_goes_once_the_new_weights_are_in_and_not_after_a_failure() -> None:
+    weights, clock = ScriptedWeights(Path("v4")), VersionClock()
+    clock.advance(0)
+    made = WeightUpdater(weights, FolderStager(), clock, 5, drop_kv=True)
+    made.adopt(staged(0))
+    await made.bring(manifest(3))
+    assert weights.log == ["pause", "load v3", "commit 3", "release_unstarted", "drop_kv", "resume"]
+    weights.log.clear()
+    with pytest.raises(LoadError):
+        await made.bring(manifest(4))
+    assert weights.log == ["pause", "load v4", "load v3", "resume"], "old weights, and KV that they computed"
+
+
 async def test_a_version_is_loaded_between_pause_and_resume_and_labelled_before_anything_runs() -> None:
     weights, stager = ScriptedWeights(), FolderStager()
     made, clock = updater(weights, stager)

@@ -26,6 +26,7 @@ from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.weights_manifest import build_manifest
 from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.adapters.transports import GrpcTransport, ShmTransport, Transport
+from preceptor.learner.adapters.weight_senders import WeightSenders
 from preceptor.learner.background import BackgroundServer, Weights
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.monitor import RunControl, RunMonitor
@@ -101,11 +102,17 @@ class _Bench:
         self._pool = stack.enter_context(ThreadPoolExecutor(len(peers)))
         self._store = ArtifactStore((folder / "artifacts").as_uri())
         self._policies = PolicyStore(self._store, RUN)
-        server = _server(self._policies, folder)
+        settings = _settings(folder)
+        server = BackgroundServer(
+            settings, RUN, RunMonitor(RUN, "rl"), RunControl(), Weights(self._policies, WeightFeed())
+        )
+        server.start()
         stack.callback(server.stop)
         shm = ShmTransport(RUN)
         stack.callback(shm.close)
-        self._transports: dict[str, Transport] = {"shm": shm, "grpc": GrpcTransport(server.address)}
+        grpc = GrpcTransport(server.address, WeightSenders(settings, RUN, settings.senders))
+        stack.callback(grpc.close)
+        self._transports: dict[str, Transport] = {"shm": shm, "grpc": grpc}
         self._all({"do": "buffer", "size": len(self._data)})
 
     def round(self) -> Iterator[tuple[str, float]]:
@@ -158,11 +165,9 @@ def _bench(folder: Path, size: int, receivers: int) -> Iterator[_Bench]:
         yield _Bench(folder, folder / "export", peers, stack)
 
 
-def _server(policies: PolicyStore, folder: Path) -> BackgroundServer:
-    settings = LearnerSettings(artifacts_url=folder.as_uri(), redis_url="redis://127.0.0.1:1/0", port=0, metrics_port=0)
-    server = BackgroundServer(settings, RUN, RunMonitor(RUN, "rl"), RunControl(), Weights(policies, WeightFeed()))
-    server.start()
-    return server
+def _settings(folder: Path) -> LearnerSettings:
+    artifacts = (folder / "artifacts").as_uri()
+    return LearnerSettings(artifacts_url=artifacts, redis_url="redis://127.0.0.1:1/0", port=0, metrics_port=0)
 
 
 def _timed(work: Callable[[], object]) -> float:

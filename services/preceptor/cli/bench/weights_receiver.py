@@ -19,6 +19,7 @@ from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.errors import NotFound
 from preceptor.generation.adapters.fetchers import ShmFetcher, StoreFetcher
 from preceptor.generation.adapters.grpc_fetcher import GrpcFetcher
+from preceptor.generation.adapters.spares import SpareFiles
 from preceptor.generation.adapters.stager import PolicyStager
 from preceptor.generation.adapters.staging import StagingFolder
 from preceptor.generation.weights import WeightFetcher
@@ -28,6 +29,7 @@ def main() -> None:
     """Answers each request with the seconds it took."""
     answering = Answering()
     staging = StagingFolder(None)
+    spares = SpareFiles(staging.path)
     buffer = bytearray()
     try:
         for request in answering.requests():
@@ -36,7 +38,7 @@ def main() -> None:
                 buffer = bytearray(b"\1") * request["size"]
                 answering.reply({"seconds": 0.0})
                 continue
-            work = _work(request, staging, buffer)
+            work = _work(request, staging, spares, buffer)
             begun = time.perf_counter()
             work()
             answering.reply({"seconds": time.perf_counter() - begun})
@@ -44,15 +46,15 @@ def main() -> None:
         staging.remove()
 
 
-def _work(request: dict[str, Any], staging: StagingFolder, buffer: bytearray) -> Callable[[], None]:
+def _work(request: dict[str, Any], staging: StagingFolder, spares: SpareFiles, buffer: bytearray) -> Callable[[], None]:
     if request["do"] == "memcpy":
         return lambda: weights_chain.read_segment(Path(request["segment"]), buffer)
     if request["do"] == "tcp":
         return lambda: weights_chain.tcp_receive(request["port"], buffer)
     manifest = json_format.ParseDict(request["manifest"], WeightManifest())
     store = ArtifactStore(request["store"], cache_dir=staging.path / "downloads")
-    fetchers: list[WeightFetcher] = [ShmFetcher(), GrpcFetcher(), StoreFetcher(store, staging.path / "downloads")]
-    stager = PolicyStager(manifest.run_id, fetchers, staging.path, _no_base)
+    fetchers: list[WeightFetcher] = [ShmFetcher(), GrpcFetcher(spares), StoreFetcher(store, staging.path / "downloads")]
+    stager = PolicyStager(manifest.run_id, fetchers, staging.path, _no_base, spares)
     return lambda: stager.discard([stager.stage(manifest)])
 
 

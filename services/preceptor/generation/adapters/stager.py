@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,9 @@ from preceptor.api.learner.v1.weights_pb2 import WeightManifest
 from preceptor.common import weights_manifest
 from preceptor.common.errors import DataLoss, FailedPrecondition, NotFound, PreceptorError, Unavailable
 from preceptor.common.telemetry import get_logger
+from preceptor.common.weight_chunks import CHUNK_BYTES
 from preceptor.common.weights_delta import DELTA_FILE, apply_delta
+from preceptor.generation.adapters.spares import SpareFiles
 from preceptor.generation.weights import StagedPolicy, WeightFetcher
 
 log = get_logger(__name__)
@@ -28,6 +31,7 @@ class PolicyStager:
         fetchers: one per transport.
         folder: where host copies go; this process's own.
         manifest_of: where the manifests of what a delta builds on are found.
+        spares: takes the files of what is discarded.
     """
 
     def __init__(
@@ -36,11 +40,13 @@ class PolicyStager:
         fetchers: Sequence[WeightFetcher],
         folder: Path,
         manifest_of: Callable[[int], WeightManifest],
+        spares: SpareFiles,
     ) -> None:
         self._run_id = run_id
         self._fetchers = {fetcher.transport: fetcher for fetcher in fetchers}
         self._folder = folder
         self._manifest_of = manifest_of
+        self._spares = spares
         self._held: dict[int, StagedPolicy] = {}
         self._served: WeightManifest | None = None  # the first one staged: its architecture is the engine's
 
@@ -63,6 +69,7 @@ class PolicyStager:
         for policy in staged:
             if self._held.get(policy.policy_version) == policy:
                 del self._held[policy.policy_version]
+            self._spares.keep(policy.folder)
             shutil.rmtree(policy.folder, ignore_errors=True)
 
     def _fill(self, manifest: WeightManifest, folder: Path) -> None:
@@ -102,7 +109,7 @@ class PolicyStager:
                 break
             deltas.append(before)
         else:
-            _copy(held[base].folder, folder)
+            _copy(held[base].folder, folder, self._spares)
         for delta in reversed(deltas):
             self._apply(delta, folder)
         weights_manifest.verify(folder, manifest)
@@ -203,9 +210,11 @@ def _also_from(announced: WeightManifest, stored: WeightManifest) -> WeightManif
     return stored
 
 
-def _copy(source: Path, folder: Path) -> None:
+def _copy(source: Path, folder: Path, spares: SpareFiles) -> None:
     for file in source.iterdir():
-        shutil.copyfile(file, folder / file.name)
+        size = file.stat().st_size
+        with file.open("rb") as reading, os.fdopen(spares.create(folder / file.name, size), "wb") as writing:
+            shutil.copyfileobj(reading, writing, CHUNK_BYTES)
 
 
 def _make_own(file: Path) -> None:

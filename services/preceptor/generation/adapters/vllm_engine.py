@@ -204,6 +204,11 @@ class VllmEngine:
         """See LiveWeights."""
         await self._alive().update_weight_version(str(version))
 
+    async def drop_kv(self) -> None:
+        """See LiveWeights."""
+        # Preempts what runs; a reset of the prefix cache alone is refused while anything does.
+        await self._alive().reset_prefix_cache(reset_running_requests=True)
+
     async def resume(self) -> None:
         """See LiveWeights."""
         await self._alive().resume_generation()

@@ -12,6 +12,7 @@ from typing import Protocol
 from preceptor.api.learner.v1 import weights_pb2
 from preceptor.common.locked_folder import LockedFolder, remove_abandoned
 from preceptor.common.telemetry import get_logger
+from preceptor.learner.adapters.weight_senders import WeightSenders
 
 log = get_logger(__name__)
 SHM_PREFIX = "preceptor-weights-"
@@ -34,17 +35,28 @@ class Transport(Protocol):
 
 
 class GrpcTransport:
-    """WeightService.FetchWeights of this process, which reads what is stored."""
+    """WeightService.FetchWeights of this process and of those beside it, which read what is stored.
 
-    def __init__(self, address: str) -> None:
+    Args:
+        address: of this process.
+        senders: the processes beside it.
+    """
+
+    def __init__(self, address: str, senders: WeightSenders | None = None) -> None:
         self._address = address
+        self._senders = senders
 
     def offer(self, version: int, staged: Path) -> weights_pb2.WeightSource | None:
         """See Transport."""
-        return weights_pb2.WeightSource(transport=weights_pb2.WEIGHT_TRANSPORT_GRPC, uri=self._address)
+        beside = self._senders.addresses() if self._senders is not None else ()
+        return weights_pb2.WeightSource(
+            transport=weights_pb2.WEIGHT_TRANSPORT_GRPC, uri=",".join([*beside, self._address])
+        )
 
     def close(self) -> None:
         """See Transport."""
+        if self._senders is not None:
+            self._senders.close()
 
 
 class ShmTransport:

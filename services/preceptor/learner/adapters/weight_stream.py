@@ -4,72 +4,126 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import google_crc32c
-
-from preceptor.api.learner.v1.weight_service_pb2 import FetchWeightsResponse
 from preceptor.common.errors import DataLoss, InvalidInput, NotFound
+from preceptor.common.weight_chunks import CHUNK_BYTES, encode_chunk
 
-CHUNK_BYTES = 1024 * 1024
-_CHUNKS_AHEAD = 8
+_RECENT_CHUNKS = 128
 
 
-async def stream_files(files: Sequence[Path], offset: int, length: int) -> AsyncIterator[FetchWeightsResponse]:
-    """Yields `length` bytes (0 = all) of the files' concatenation, from `offset` on. The next ones are read ahead.
+class RecentChunks:
+    """Serialised chunks that were sent a moment ago: generators that fetch one version together share the work."""
+
+    def __init__(self, most: int = _RECENT_CHUNKS) -> None:
+        self._most = most
+        self._chunks: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[object, ...]) -> bytes | None:
+        with self._lock:
+            return self._chunks.get(key)
+
+    def put(self, key: tuple[object, ...], chunk: bytes) -> None:
+        with self._lock:
+            self._chunks[key] = chunk
+            while len(self._chunks) > self._most:
+                self._chunks.popitem(last=False)
+
+
+async def stream_files(
+    files: Sequence[Path], offset: int, length: int, recent: RecentChunks | None = None
+) -> AsyncIterator[bytes]:
+    """Yields `length` bytes (0 = all) of the files' concatenation, from `offset` on, as serialised responses.
+
+    A chunk ends at a multiple of CHUNK_BYTES or with its file. The next ones are read ahead.
 
     Raises:
         InvalidInput: offset or length is outside the files.
         NotFound: a file is gone.
+        DataLoss: a file became shorter.
     """
     with ExitStack() as stack:
         opened = await asyncio.to_thread(_open_all, stack, files)
-        size = sum(part for _, part in opened)
+        size = sum(file.size for file in opened)
         if not 0 <= offset <= size:
             raise InvalidInput(f"offset_bytes {offset} is outside [0, {size}]", field="offset_bytes")
         if not 0 <= length <= size - offset:
             raise InvalidInput(f"length_bytes {length} is outside [0, {size - offset}]", field="length_bytes")
         end = offset + length if length else size
-        ahead = asyncio.ensure_future(asyncio.to_thread(_read_batch, opened, offset, end, size))
-        try:
-            while batch := await ahead:
-                offset = batch[-1].offset_bytes + len(batch[-1].data)
-                ahead = asyncio.ensure_future(asyncio.to_thread(_read_batch, opened, offset, end, size))
-                for chunk in batch:
-                    yield chunk
-        finally:
-            await asyncio.wait([ahead])  # it reads what is closed next
+        reader = _Reader(opened, end, size, recent or RecentChunks(0))
+        while offset < end:
+            chunk = reader.read(offset)
+            if chunk is None:
+                chunk = await asyncio.to_thread(reader.read, offset, wait=True)
+            assert chunk
+            yield chunk
+            offset = reader.after(offset)
 
 
-def _open_all(stack: ExitStack, files: Sequence[Path]) -> list[tuple[BinaryIO, int]]:
+@dataclass(frozen=True, slots=True)
+class _File:
+    descriptor: int
+    size: int
+    identity: tuple[int, ...]
+
+
+def _open_all(stack: ExitStack, files: Sequence[Path]) -> list[_File]:
     try:
-        opened = [stack.enter_context(file.open("rb", buffering=0)) for file in files]
+        opened: list[BinaryIO] = [stack.enter_context(file.open("rb")) for file in files]
     except FileNotFoundError as error:
         raise NotFound(f"the version was collected: {error.filename} is gone", reason="NO_POLICY_VERSION") from error
-    return [(file, os.fstat(file.fileno()).st_size) for file in opened]  # type: ignore[misc]
+    stats = [(file.fileno(), os.fstat(file.fileno())) for file in opened]
+    return [
+        _File(descriptor, stat.st_size, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        for descriptor, stat in stats
+    ]
 
 
-def _read_batch(files: list[tuple[BinaryIO, int]], offset: int, end: int, size: int) -> list[FetchWeightsResponse]:
-    # Several chunks for each change of threads: with one each, four receivers together got half of what they get now.
-    batch: list[FetchWeightsResponse] = []
-    while offset < end and len(batch) < _CHUNKS_AHEAD:
-        batch.append(_read(files, offset, end, size))
-        offset += len(batch[-1].data)
-    return batch
+class _Reader:
+    def __init__(self, files: list[_File], end: int, size: int, recent: RecentChunks) -> None:
+        self._files = files
+        self._end = end
+        self._size = size
+        self._recent = recent
 
+    def after(self, offset: int) -> int:
+        """Where the chunk that begins at `offset` ends."""
+        _file, _begin, count = self._place(offset)
+        return offset + count
 
-def _read(files: list[tuple[BinaryIO, int]], offset: int, end: int, size: int) -> FetchWeightsResponse:
-    begin = offset
-    for file, part in files:
-        if begin < part:
-            data = os.pread(file.fileno(), min(CHUNK_BYTES, end - offset, part - begin), begin)
-            if not data:
-                raise DataLoss("a stored file became shorter while it was read")
-            return FetchWeightsResponse(
-                offset_bytes=offset, data=data, crc32c=google_crc32c.value(data), size_bytes=size
-            )
-        begin -= part
-    raise DataLoss("the stored files are shorter than they were")
+    def read(self, offset: int, *, wait: bool = False) -> bytes | None:
+        """The chunk that begins there. Without `wait`, None where the disk would have to be waited for."""
+        file, begin, count = self._place(offset)
+        key = (file.identity, offset, count)
+        chunk = self._recent.get(key)
+        if chunk is not None:
+            return chunk
+        data = bytearray(count)
+        try:
+            got = os.preadv(file.descriptor, [data], begin, 0 if wait else os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        if got < count:
+            if not wait:
+                return None
+            raise DataLoss("a stored file became shorter while it was read")
+        chunk = encode_chunk(offset, bytes(data), self._size)
+        self._recent.put(key, chunk)
+        return chunk
+
+    def _place(self, offset: int) -> tuple[_File, int, int]:
+        """The file that a chunk is in, where it begins there, and how long it is."""
+        begin = offset
+        for file in self._files:
+            if begin < file.size:
+                grid = (offset // CHUNK_BYTES + 1) * CHUNK_BYTES
+                return file, begin, min(grid, self._end, offset + file.size - begin) - offset
+            begin -= file.size
+        raise DataLoss("the stored files are shorter than they were")
