@@ -23,6 +23,7 @@ PRESETS = {
 RELEASE, NAMESPACE = "demo", "rl"
 PREFIX = f"{RELEASE}-preceptor"
 POD_IP = "10.1.2.3"
+INDEX_FIELD = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 Object = dict[str, Any]
 
@@ -120,7 +121,8 @@ def environment(component: str, pod: Object, container: Object) -> dict[str, str
 
 def _from_source(source: Mapping[str, Any], component: str, pod: Object, container: Object) -> str:
     if "fieldRef" in source:
-        return {"metadata.name": f"{PREFIX}-{component}-0", "status.podIP": POD_IP}[source["fieldRef"]["fieldPath"]]
+        fields = {"metadata.name": f"{PREFIX}-{component}-0", "status.podIP": POD_IP, INDEX_FIELD: "1"}
+        return fields[source["fieldRef"]["fieldPath"]]
     if "resourceFieldRef" in source:
         wanted = source["resourceFieldRef"]
         assert wanted["resource"] == "limits.cpu"

@@ -8,10 +8,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import yaml
 
 from preceptor.common.config import ServiceSettings
-from preceptor.conductor.adapters.kubernetes.launcher import load_template
+from preceptor.conductor.adapters.kubernetes.launcher import KubernetesLauncher, load_template
 from preceptor.conductor.config import ConductorSettings
+from preceptor.conductor.types import JobSpec
 from preceptor.learner import __main__ as learner_main
 from preceptor.learner.config import LearnerSettings
 from tests.chart.rendering import (
@@ -28,6 +30,7 @@ from tests.chart.rendering import (
     render,
     switched,
 )
+from tests.support.kubernetes_api import KubernetesApi, serving
 
 SETTINGS = {
     "preceptor.generation": "preceptor.generation.config:GenerationSettings",
@@ -213,6 +216,30 @@ def test_a_new_template_restarts_the_conductor_and_nothing_else_does() -> None:
 
     assert annotations() == annotations(rollout__concurrency=5)
     assert annotations() != annotations(learner__resources__limits__cpu=8)
+
+
+def test_workers_of_a_job_find_each_other(tmp_path: Path) -> None:
+    objects = render(changes=switched(learner__workers=3))
+    [job] = learner_jobs(objects)
+    assert (job["spec"]["completions"], job["spec"]["parallelism"]) == (3, 3)
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    api = KubernetesApi()
+    with serving(api) as client:
+        launcher = KubernetesLauncher(client, "", load_template(path))
+        launcher.start(JobSpec("loop-rl", "rl", "/artifacts/loop.yaml"))
+        launcher.close()
+    [name] = api.named("jobs")
+    pod = api.objects["jobs", name]["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    env = environment("learner", pod, container)
+    service = named(objects, "Service", "learner")
+    assert env["MASTER_ADDR"] == f"{name}-0.{service['metadata']['name']}"
+    assert env["MASTER_PORT"] == str(service["spec"]["ports"][0]["port"])
+    assert (env["RANK"], env["WORLD_SIZE"]) == ("1", "3")
+    [alone] = learner_jobs(render())
+    [container] = alone["spec"]["template"]["spec"]["containers"]
+    assert "WORLD_SIZE" not in environment("learner", alone["spec"]["template"], container)
 
 
 def test_exit_codes_that_end_a_job_are_the_learners_own() -> None:

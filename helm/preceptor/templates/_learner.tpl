@@ -63,6 +63,17 @@ spec:
                   resource: limits.cpu
             - name: {{ $prefix }}_REWARD_ADDRESS
               value: {{ include "preceptor.address" (dict "root" . "name" "reward" "port" 7110) | quote }}
+            {{- if gt (int $values.workers) 1 }}
+            # The conductor adds MASTER_ADDR, the job's first pod.
+            - name: RANK
+              valueFrom:
+                fieldRef:
+                  fieldPath: metadata.annotations['batch.kubernetes.io/job-completion-index']
+            - name: WORLD_SIZE
+              value: {{ $values.workers | int | quote }}
+            - name: MASTER_PORT
+              value: "29500"
+            {{- end }}
             {{- include "preceptor.envRest" $stage | nindent 12 }}
           {{- include "preceptor.probes" (dict "probes" $values.probes) | nindent 10 }}
           {{- include "preceptor.containerRest" (merge (dict "artifacts" "rw" "shm" true) $stage) | nindent 10 }}

@@ -134,7 +134,11 @@ class KubernetesLauncher:
             part["labels"] = {**part.get("labels", {}), **ours}
         if self._owner:
             metadata["ownerReferences"] = [self._owner_reference()]
-        pod["spec"]["containers"][0]["args"] = [job.config_path]
+        [container] = pod["spec"]["containers"]
+        container["args"] = [job.config_path]
+        if body["spec"].get("completionMode") == "Indexed":  # its first pod is where the others meet it
+            first = f"{metadata['name']}-0.{pod['spec'].get('subdomain', '')}".rstrip(".")
+            container["env"] = [*container.get("env", []), {"name": "MASTER_ADDR", "value": first}]
         return body
 
     def _owner_reference(self) -> Object:
