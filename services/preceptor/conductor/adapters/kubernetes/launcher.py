@@ -241,7 +241,13 @@ def load_template(path: Path) -> Object:
         template = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise InvalidInput(f"no job template at {path}: {error}", field=_TEMPLATE_FIELD) from error
-    return _checked(template if isinstance(template, dict) else {})
+    checked = _checked(template if isinstance(template, dict) else {})
+    for container in checked["spec"]["template"]["spec"]["containers"]:
+        for amounts in container.get(
+            "resources", {}
+        ).values():  # YAML reads `cpu: 4` as a number, the package wants text
+            amounts.update({name: str(amount) for name, amount in amounts.items()})
+    return checked
 
 
 def _checked(template: Object) -> Object:
