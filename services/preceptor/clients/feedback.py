@@ -91,6 +91,40 @@ class FeedbackClient(SyncClient):
         """Returns a project's counts."""
         return self._call(self._stub.GetStats, request, timeout_s)
 
+    def update_project(self, request: pb.UpdateProjectRequest, *, timeout_s: float = 10.0) -> pb.UpdateProjectResponse:
+        """Changes what update_mask names."""
+        return self._call(self._stub.UpdateProject, request, timeout_s)
+
+    def update_comparisons(
+        self, request: pb.UpdateComparisonsRequest, *, timeout_s: float = 60.0
+    ) -> pb.UpdateComparisonsResponse:
+        """Changes overlap, priority or state of comparisons, all or none."""
+        return self._call(self._stub.UpdateComparisons, request, timeout_s)
+
+    def rater_report(self, request: pb.GetRaterReportRequest, *, timeout_s: float = 60.0) -> pb.GetRaterReportResponse:
+        """Measures the raters of a project."""
+        return self._call(self._stub.GetRaterReport, request, timeout_s)
+
+    def set_rater_state(self, request: pb.SetRaterStateRequest, *, timeout_s: float = 10.0) -> pb.SetRaterStateResponse:
+        """Pauses a rater or lets them go on."""
+        return self._call(self._stub.SetRaterState, request, timeout_s)
+
+    def mint_gold(self, request: pb.MintGoldRequest, *, timeout_s: float = 60.0) -> pb.MintGoldResponse:
+        """Makes gold items of what raters agree on."""
+        return self._call(self._stub.MintGold, request, timeout_s)
+
+    def submit_demonstration(
+        self, request: pb.SubmitDemonstrationRequest, *, timeout_s: float = 10.0
+    ) -> pb.SubmitDemonstrationResponse:
+        """Stores what a person would have answered; safe to repeat."""
+        return self._call(self._stub.SubmitDemonstration, request, timeout_s)
+
+    def list_demonstrations(
+        self, request: pb.ListDemonstrationsRequest, *, timeout_s: float = 30.0
+    ) -> pb.ListDemonstrationsResponse:
+        """Returns a page of demonstrations, oldest first."""
+        return self._call(self._stub.ListDemonstrations, request, timeout_s)
+
 
 class AsyncFeedbackClient(AsyncClient):
     """As `FeedbackClient`, for asyncio."""
@@ -167,3 +201,36 @@ class AsyncFeedbackClient(AsyncClient):
 
     async def stats(self, request: pb.GetStatsRequest, *, timeout_s: float = 30.0) -> pb.GetStatsResponse:
         return await self._call(self._stub.GetStats, request, timeout_s)
+
+    async def update_project(
+        self, request: pb.UpdateProjectRequest, *, timeout_s: float = 10.0
+    ) -> pb.UpdateProjectResponse:
+        return await self._call(self._stub.UpdateProject, request, timeout_s)
+
+    async def update_comparisons(
+        self, request: pb.UpdateComparisonsRequest, *, timeout_s: float = 60.0
+    ) -> pb.UpdateComparisonsResponse:
+        return await self._call(self._stub.UpdateComparisons, request, timeout_s)
+
+    async def rater_report(
+        self, request: pb.GetRaterReportRequest, *, timeout_s: float = 60.0
+    ) -> pb.GetRaterReportResponse:
+        return await self._call(self._stub.GetRaterReport, request, timeout_s)
+
+    async def set_rater_state(
+        self, request: pb.SetRaterStateRequest, *, timeout_s: float = 10.0
+    ) -> pb.SetRaterStateResponse:
+        return await self._call(self._stub.SetRaterState, request, timeout_s)
+
+    async def mint_gold(self, request: pb.MintGoldRequest, *, timeout_s: float = 60.0) -> pb.MintGoldResponse:
+        return await self._call(self._stub.MintGold, request, timeout_s)
+
+    async def submit_demonstration(
+        self, request: pb.SubmitDemonstrationRequest, *, timeout_s: float = 10.0
+    ) -> pb.SubmitDemonstrationResponse:
+        return await self._call(self._stub.SubmitDemonstration, request, timeout_s)
+
+    async def list_demonstrations(
+        self, request: pb.ListDemonstrationsRequest, *, timeout_s: float = 30.0
+    ) -> pb.ListDemonstrationsResponse:
+        return await self._call(self._stub.ListDemonstrations, request, timeout_s)

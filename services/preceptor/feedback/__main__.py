@@ -16,9 +16,14 @@ from preceptor.feedback.adapters.notices import LabelNotices
 from preceptor.feedback.adapters.sql_store import SqlStore, make_engine
 from preceptor.feedback.config import FeedbackSettings
 from preceptor.feedback.database_threads import DatabaseThreads
+from preceptor.feedback.demonstration_service import DemonstrationService
 from preceptor.feedback.lease_service import LeaseService
+from preceptor.feedback.rater_server import Desks
+from preceptor.feedback.rater_service import RaterService
+from preceptor.feedback.rater_watch import RaterWatch
 from preceptor.feedback.server import FULL_NAME, FeedbackServicer
 from preceptor.feedback.service import FeedbackService, utc_now
+from preceptor.feedback.update_service import UpdateService
 from preceptor.feedback.vote_service import VoteService
 
 
@@ -28,20 +33,24 @@ async def serve(settings: FeedbackSettings) -> None:
     store = SqlStore(engine)
     threads = DatabaseThreads(settings.database_threads, settings.database_queue)
     limits = settings.limits
+    feedback = FeedbackService(store, utc_now, limits)
+    raters = RaterService(store, feedback, utc_now, limits, settings.rater_window)
     servicer = FeedbackServicer(
-        FeedbackService(store, utc_now, limits),
+        feedback,
         LeaseService(store, utc_now, limits),
         VoteService(store, utc_now, limits),
+        Desks(raters, UpdateService(store, feedback, limits), DemonstrationService(store, utc_now, limits)),
         threads,
         BusyClock("feedback"),
         settings.idle_retry_s,
     )
     notices = LabelNotices(store, threads, settings.redis_url, settings.notice_interval_s)
+    watch = RaterWatch(raters, threads, settings.rater_watch_interval_s)
     tasks: list[asyncio.Task[None]] = []
 
     async def open_database() -> None:
         await threads.run(migrate, engine)
-        tasks.append(asyncio.create_task(notices.run()))
+        tasks.extend((asyncio.create_task(notices.run()), asyncio.create_task(watch.run())))
 
     server = Server(settings, Health())
     server.add(pb_grpc.add_FeedbackServiceServicer_to_server, servicer, FULL_NAME)

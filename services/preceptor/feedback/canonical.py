@@ -10,6 +10,7 @@ from typing import Any
 from preceptor.feedback.types import (
     Candidate,
     Comparison,
+    Demonstration,
     Project,
     Prompt,
     Ranking,
@@ -71,7 +72,7 @@ def body_value(body: RankingBody) -> dict[str, Any]:
 
 def content_value(comparison: Comparison) -> dict[str, Any]:
     """What a comparison asks, without how it is served."""
-    return {
+    value: dict[str, Any] = {
         "project_id": comparison.project_id,
         "prompt": prompt_value(comparison.prompt),
         "prompt_id": comparison.prompt_id,
@@ -82,6 +83,11 @@ def content_value(comparison: Comparison) -> dict[str, Any]:
         "repeat_of": comparison.repeat_of,
         "gold": comparison.gold,
     }
+    if comparison.gold_answer:
+        value["gold_answer"] = [sorted(group) for group in comparison.gold_answer]
+    if comparison.only_rater:
+        value["only_rater"] = comparison.only_rater
+    return value
 
 
 def comparison_digest(comparison: Comparison) -> str:
@@ -99,8 +105,14 @@ def derived_comparison_id(comparison: Comparison) -> str:
 
 
 def project_digest(project: Project) -> str:
-    """Everything a maker of a project says, but the version of its guidelines."""
+    """Everything a maker of a project says, but the version of its guidelines and how it measures raters."""
     return digest([project.title, project.guidelines, project.default_overlap, list(project.axes)])
+
+
+def demonstration_digest(demonstration: Demonstration) -> str:
+    """What makes two submissions of one event_id the same demonstration."""
+    names = (demonstration.project_id, demonstration.rater_id, demonstration.text, demonstration.comparison_id)
+    return digest(["demonstration", *names, prompt_value(demonstration.prompt)])
 
 
 def submission_digest(submission: Submission) -> str:

@@ -34,6 +34,11 @@ class FeedbackSettings(ServiceSettings):
     notice_interval_s: float = Field(1.0, gt=0, le=3600)
     """How often new votes are announced in Redis."""
 
+    rater_watch_interval_s: float = Field(60.0, gt=0, le=86_400)
+    """How often raters are measured in projects that pause raters below a threshold."""
+    rater_window: int = Field(20_000, ge=100, le=1_000_000)
+    """Raters are measured, and weighted in training, on so many of a project's newest votes."""
+
     @field_validator("database_url")
     @classmethod
     def _database_is_known(cls, value: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -18,6 +20,7 @@ from preceptor.feedback.types import (
     ComparisonState,
     Offer,
     Project,
+    ProjectSettings,
     Prompt,
     RankedComparison,
     Ranking,
@@ -27,6 +30,7 @@ from preceptor.feedback.types import (
     Stats,
     Strength,
     Submission,
+    TieGroups,
     Turn,
 )
 
@@ -81,6 +85,17 @@ def project(proto: fb.Project) -> Project:
         guideline_version=proto.guideline_version,
         default_overlap=proto.default_overlap,
         axes=tuple(proto.axes),
+        settings=settings(proto.settings),
+    )
+
+
+def settings(proto: fb.ProjectSettings) -> ProjectSettings:
+    return ProjectSettings(
+        gold_rate=proto.gold_rate,
+        repeat_rate=proto.repeat_rate,
+        pause_below_reliability=proto.pause_below_reliability,
+        pause_below_gold_accuracy=proto.pause_below_gold_accuracy,
+        pause_after=proto.pause_after or ProjectSettings().pause_after,
     )
 
 
@@ -92,6 +107,7 @@ def project_to_proto(value: Project) -> fb.Project:
         guideline_version=value.guideline_version,
         default_overlap=value.default_overlap,
         axes=value.axes,
+        settings=fb.ProjectSettings(**asdict(value.settings)),
         created_at=timestamp(value.created_at),
     )
 
@@ -111,7 +127,13 @@ def comparison(proto: fb.Comparison) -> Comparison:
         control=proto.control,
         repeat_of=proto.repeat_of,
         gold=proto.gold,
+        gold_answer=tie_groups(proto.gold_answer),
+        only_rater=proto.only_rater,
     )
+
+
+def tie_groups(protos: Iterable[fb.TieGroup]) -> TieGroups:
+    return tuple(tuple(group.candidate_ids) for group in protos)
 
 
 def prompt(proto: text_pb2.Prompt) -> Prompt:
@@ -139,21 +161,22 @@ def sampling(proto: text_pb2.SamplingParameters) -> Sampling:
 
 def comparison_to_proto(value: Comparison) -> fb.Comparison:
     return fb.Comparison(
-        prompt=_prompt_to_proto(value.prompt),
+        prompt=prompt_to_proto(value.prompt),
         candidates=[_candidate_to_proto(candidate) for candidate in value.candidates],
         state=_STATE_PROTOS[value.state],
         rankings=value.rankings,
         created_at=timestamp(value.created_at),
+        gold_answer=[fb.TieGroup(candidate_ids=group) for group in value.gold_answer],
         **_content(value),
     )
 
 
 def _content(value: Comparison) -> dict[str, Any]:
     names = ("comparison_id", "project_id", "prompt_id", "overlap", "priority", "run_id", "group_id")
-    return {name: getattr(value, name) for name in (*names, "control", "repeat_of", "gold")}
+    return {name: getattr(value, name) for name in (*names, "control", "repeat_of", "gold", "only_rater")}
 
 
-def _prompt_to_proto(value: Prompt) -> text_pb2.Prompt:
+def prompt_to_proto(value: Prompt) -> text_pb2.Prompt:
     if value.text is not None:
         return text_pb2.Prompt(text=value.text)
     messages = [text_pb2.Message(role=turn.role, content=turn.content) for turn in value.turns]
@@ -187,6 +210,7 @@ def submission(request: pb.SubmitRankingRequest) -> Submission:
         shown_at=moment(request.shown_at, "shown_at") if request.HasField("shown_at") else None,
         supersedes=request.supersedes,
         client=request.client,
+        submitted_at=moment(request.submitted_at, "submitted_at") if request.HasField("submitted_at") else None,
     )
 
 
@@ -194,7 +218,7 @@ def _body(proto: fb.RankingBody) -> RankingBody:
     if proto.strength not in _STRENGTHS:
         raise InvalidInput(f"body.strength: {proto.strength} is no strength; 0 to 3 are", field="body.strength")
     return RankingBody(
-        tie_groups=tuple(tuple(group.candidate_ids) for group in proto.tie_groups),
+        tie_groups=tie_groups(proto.tie_groups),
         all_bad=proto.all_bad,
         strength=_STRENGTHS[proto.strength],
         axis_ratings=tuple(AxisRating(r.axis, r.candidate_id, r.value) for r in proto.axis_ratings),
@@ -250,12 +274,12 @@ def offer_to_proto(offer: Offer) -> fb.Lease:
     )
 
 
-def ranked_to_proto(item: RankedComparison) -> fb.RankedComparison:
+def ranked_to_proto(item: RankedComparison, rater_weight: float = 1.0) -> fb.RankedComparison:
     """One line of an export. What the service counts itself is left out: the same snapshot gives the same bytes."""
     content = comparison_to_proto(item.comparison)
     for name in ("state", "rankings"):
         content.ClearField(name)
-    return fb.RankedComparison(ranking=ranking_to_proto(item.ranking), comparison=content)
+    return fb.RankedComparison(ranking=ranking_to_proto(item.ranking), comparison=content, rater_weight=rater_weight)
 
 
 def snapshot_to_proto(value: Snapshot) -> fb.Snapshot:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from preceptor.common.errors import FailedPrecondition, NotFound
-from preceptor.feedback import leasing, validation
+from preceptor.feedback import leasing, scheduling, validation
 from preceptor.feedback.limits import Limits
 from preceptor.feedback.service import Clock, require_project
 from preceptor.feedback.store import Store, Transaction
@@ -49,7 +49,11 @@ class LeaseService:
     def lease(self, project_id: str, rater_id: str, lease_seconds: float = 0.0) -> Offer | None:
         """What the rater shall answer: the comparison they hold, renewed, or the next they never met; None when idle.
 
-        A lease that ran out unanswered is renewed, in the same shown order, as long as nobody took its slot.
+        A lease that ran out unanswered is renewed, in the same shown order, as long as nobody took its slot. Gold items
+        and repeats come in at the project's rates.
+
+        Raises:
+            FailedPrecondition: the rater is paused; the message says why.
         """
         validation.check_rater_id(rater_id)
         seconds = self._seconds(lease_seconds)
@@ -57,13 +61,47 @@ class LeaseService:
 
     def _lease(self, tx: Transaction, project_id: str, rater_id: str, seconds: float) -> Offer | None:
         project = require_project(tx, project_id)
+        _check_not_paused(tx, project_id, rater_id)
         now = self._clock()
         expires_at = now + timedelta(seconds=seconds)
         held = tx.held_lease(project_id, rater_id)
         if held is not None and (renewed := self._renew(tx, held, now, expires_at)) is not None:
             return Offer(renewed[0], _blind(renewed[1]), project.guidelines)
-        taken = self._take(tx, project, rater_id, now, expires_at)
+        taken = self._take_next(tx, project, rater_id, now, expires_at)
         return None if taken is None else Offer(taken[0], _blind(taken[1]), project.guidelines)
+
+    def _take_next(
+        self, tx: Transaction, project: Project, rater_id: str, now: datetime, expires_at: datetime
+    ) -> tuple[Lease, Comparison] | None:
+        kind = scheduling.draw(project.settings, self._rng)
+        if kind is scheduling.Kind.GOLD:
+            taken = self._take(tx, project, rater_id, now, expires_at, gold=True)
+            if taken is not None:
+                return taken
+        elif kind is scheduling.Kind.REPEAT:
+            repeat = tx.to_repeat(project.project_id, rater_id, scheduling.REPEAT_GAP)
+            if repeat is not None:
+                return self._take_repeat(tx, project, rater_id, repeat, now, expires_at)
+        gold = False if project.settings.gold_rate else None
+        return self._take(tx, project, rater_id, now, expires_at, gold=gold)
+
+    def _take_repeat(
+        self,
+        tx: Transaction,
+        project: Project,
+        rater_id: str,
+        repeat: tuple[Comparison, tuple[str, ...]],
+        now: datetime,
+        expires_at: datetime,
+    ) -> tuple[Lease, Comparison]:
+        original, shown_order = repeat
+        comparison = scheduling.repeat_of(original, rater_id, now)
+        tx.add_comparisons([comparison])
+        lease = self._new_lease(project, comparison, rater_id, 0, now, expires_at)
+        swapped = tuple(reversed(shown_order or original.candidate_ids))
+        lease = replace(lease, shown_order=swapped)
+        tx.add_lease(lease)
+        return lease, comparison
 
     def _renew(
         self, tx: Transaction, held: Lease, now: datetime, expires_at: datetime
@@ -78,11 +116,18 @@ class LeaseService:
         return None
 
     def _take(
-        self, tx: Transaction, project: Project, rater_id: str, now: datetime, expires_at: datetime
+        self,
+        tx: Transaction,
+        project: Project,
+        rater_id: str,
+        now: datetime,
+        expires_at: datetime,
+        *,
+        gold: bool | None,
     ) -> tuple[Lease, Comparison] | None:
         wait = False
         for _ in range(ATTEMPTS):
-            comparison = tx.next_comparison(project.project_id, rater_id, now, wait=wait)
+            comparison = tx.next_comparison(project.project_id, rater_id, now, wait=wait, gold=gold)
             if comparison is None:
                 if wait:
                     return None
@@ -153,11 +198,21 @@ class LeaseService:
         if lease.state in (LeaseState.ANSWERED, LeaseState.RETRACTED):
             raise FailedPrecondition(f"lease_id: {_why_over(lease)}", field="lease_id", reason="LEASE_OVER")
         tx.set_lease(replace(lease, state=LeaseState.SKIPPED, slot=None, reason=release.reason))
-        if release.flag:
+        if release.flag or comparison.only_rater:  # nobody else may answer a repeat
             tx.set_comparison(comparison.comparison_id, ComparisonState.CLOSED, comparison.rankings)
 
     def _seconds(self, lease_seconds: float) -> float:
         return validation.check_lease_seconds(lease_seconds, self._limits.default_lease_s, self._limits.max_lease_s)
+
+
+def _check_not_paused(tx: Transaction, project_id: str, rater_id: str) -> None:
+    state = tx.rater_state(project_id, rater_id)
+    if state is not None and state.paused:
+        raise FailedPrecondition(
+            f"rater_id: {rater_id!r} is paused in {project_id!r}: {state.reason}",
+            field="rater_id",
+            reason="RATER_PAUSED",
+        )
 
 
 def _require_lease(tx: Transaction, lease_id: str, rater_id: str) -> Lease:
@@ -198,4 +253,6 @@ def _blind(comparison: Comparison) -> Comparison:
         control=False,
         repeat_of="",
         gold=False,
+        gold_answer=(),
+        only_rater="",
     )

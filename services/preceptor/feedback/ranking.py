@@ -19,7 +19,7 @@ def check_body(body: RankingBody, candidate_ids: Collection[str], axes: Collecti
         InvalidInput: naming the field: a candidate that stands in no tie group or in two, an unknown candidate, an
             empty group, an axis the project does not have, a value outside 1..7, a rating given twice.
     """
-    _check_tie_groups(body.tie_groups, candidate_ids)
+    check_tie_groups(body.tie_groups, candidate_ids, "body.tie_groups")
     rated: set[tuple[str, str]] = set()
     for index, rating in enumerate(body.axis_ratings):
         where = f"body.axis_ratings[{index}]"
@@ -34,10 +34,11 @@ def check_body(body: RankingBody, candidate_ids: Collection[str], axes: Collecti
         rated.add((rating.axis, rating.candidate_id))
 
 
-def _check_tie_groups(groups: TieGroups, candidate_ids: Collection[str]) -> None:
+def check_tie_groups(groups: TieGroups, candidate_ids: Collection[str], field: str) -> None:
+    """Returns when every candidate stands in exactly one group and no group is empty; InvalidInput otherwise."""
     seen: set[str] = set()
     for index, group in enumerate(groups):
-        where = f"body.tie_groups[{index}]"
+        where = f"{field}[{index}]"
         if not group:
             raise _wrong(where, "the group is empty")
         for candidate_id in group:
@@ -48,7 +49,7 @@ def _check_tie_groups(groups: TieGroups, candidate_ids: Collection[str]) -> None
             seen.add(candidate_id)
     missing = [candidate_id for candidate_id in candidate_ids if candidate_id not in seen]
     if missing:
-        raise _wrong("body.tie_groups", f"{_listed(missing)} stands in no group; every candidate needs one")
+        raise _wrong(field, f"{_listed(missing)} stands in no group; every candidate needs one")
 
 
 def canonical(body: RankingBody) -> RankingBody:

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from preceptor.api.feedback.v1 import feedback_service_pb2 as pb
-from preceptor.api.feedback.v1 import feedback_service_pb2_grpc as pb_grpc
 from preceptor.common.telemetry import BusyClock, counter
 from preceptor.feedback import converters
 from preceptor.feedback.database_threads import DatabaseThreads
 from preceptor.feedback.lease_service import LeaseService, Release
+from preceptor.feedback.rater_server import Desks, RaterMethods
 from preceptor.feedback.service import FeedbackService
 from preceptor.feedback.types import Retraction
 from preceptor.feedback.vote_service import VoteService
@@ -25,12 +25,13 @@ votes = counter("preceptor_feedback_votes_total", "Answered vote events, repeats
 leased = counter("preceptor_feedback_leases_total", "Answers to raters who asked for work.", ("outcome",))
 
 
-class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
+class FeedbackServicer(RaterMethods):
     def __init__(
         self,
         feedback: FeedbackService,
         leases: LeaseService,
         ballots: VoteService,
+        desks: Desks,
         threads: DatabaseThreads,
         busy: BusyClock,
         idle_retry_s: float,
@@ -38,6 +39,7 @@ class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
         self._feedback = feedback
         self._leases = leases
         self._votes = ballots
+        self._desks = desks
         self._threads = threads
         self._busy = busy
         self._idle_retry_s = idle_retry_s
@@ -135,9 +137,11 @@ class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
     ) -> AsyncIterator[pb.ExportRankingsResponse]:
         project_id, after = request.project_id, request.after_sequence
         mark = await self._run(self._feedback.settled_mark, project_id, request.label_high_water_mark)
+        weights = await self._run(self._desks.raters.weights, project_id, mark)
         while page := await self._run(self._feedback.export_page, project_id, mark, after):
             for item in page:
-                yield pb.ExportRankingsResponse(item=converters.ranked_to_proto(item))
+                weight = weights.of(item.ranking.rater_id)
+                yield pb.ExportRankingsResponse(item=converters.ranked_to_proto(item, weight))
             after = page[-1].ranking.sequence
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Any) -> pb.GetStatsResponse:

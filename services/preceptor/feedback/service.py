@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from preceptor.common.errors import AlreadyExists, FailedPrecondition, InvalidInput, NotFound, Overloaded
 from preceptor.feedback import canonical, validation
 from preceptor.feedback.limits import Limits
+from preceptor.feedback.scheduling import GOLD_OVERLAP
 from preceptor.feedback.store import Store, Transaction
 from preceptor.feedback.types import (
     Candidate,
@@ -70,7 +71,7 @@ class FeedbackService:
             if canonical.project_digest(stored) == canonical.project_digest(wanted):
                 return stored
         elif wanted.guideline_version == stored.guideline_version + 1:
-            revised = replace(wanted, created_at=stored.created_at)
+            revised = replace(wanted, settings=stored.settings, created_at=stored.created_at)
             if canonical.project_digest(replace(wanted, guidelines=stored.guidelines)) == canonical.project_digest(
                 stored
             ):
@@ -124,7 +125,8 @@ class FeedbackService:
             _check_repeat_of(comparison, known | new, where)
             twin = known.get(comparison.comparison_id) or new.get(comparison.comparison_id)
             if twin is None:
-                overlap = comparison.overlap or projects[comparison.project_id].default_overlap
+                default = GOLD_OVERLAP if comparison.gold_answer else projects[comparison.project_id].default_overlap
+                overlap = comparison.overlap or default
                 new[comparison.comparison_id] = replace(
                     comparison, overlap=overlap, state=ComparisonState.OPEN, rankings=0, created_at=now
                 )

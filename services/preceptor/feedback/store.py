@@ -9,16 +9,20 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from preceptor.feedback.quality.types import QualityVote
 from preceptor.feedback.types import (
     Comparison,
     ComparisonState,
+    Demonstration,
     LabelLine,
     Lease,
     Page,
     Project,
     RankedComparison,
     Ranking,
+    RaterState,
     Stats,
+    TieGroups,
     VoteEvent,
 )
 
@@ -42,6 +46,10 @@ class Transaction(Protocol):
 
     def projects(self, after: str, limit: int) -> Page[Project]: ...
     def add_project(self, project: Project) -> None: ...
+    def set_project(self, project: Project) -> None:
+        """Overwrites title, default overlap, axes and settings."""
+        ...
+
     def add_guidelines(self, project: Project) -> None:
         """Keeps `project.guidelines` as version `project.guideline_version`; older versions stay."""
         ...
@@ -68,12 +76,24 @@ class Transaction(Protocol):
 
     def set_comparison(self, comparison_id: str, state: ComparisonState, rankings: int) -> None: ...
 
-    def next_comparison(self, project_id: str, rater_id: str, now: datetime, *, wait: bool) -> Comparison | None:
+    def set_service(self, comparison: Comparison) -> None:
+        """Overwrites how the comparison is served: overlap, priority, state."""
+        ...
+
+    def next_comparison(
+        self, project_id: str, rater_id: str, now: datetime, *, wait: bool, gold: bool | None = None
+    ) -> Comparison | None:
         """The open comparison of highest priority, oldest first, that has room and that the rater never met; locked.
 
         Args:
             wait: wait for rows that others hold; otherwise they are passed over.
+            gold: gold items alone (True), none of them (False), or both.
         """
+        ...
+
+    def to_repeat(self, project_id: str, rater_id: str, gap: int) -> tuple[Comparison, tuple[str, ...]] | None:
+        """A comparison that the rater ranked, with `gap` votes since, and that no repeat repeats for them yet; with the
+        order in which it was shown."""
         ...
 
     def lease(self, lease_id: str) -> Lease | None: ...
@@ -118,6 +138,25 @@ class Transaction(Protocol):
         ...
 
     def stats(self, project_id: str, now: datetime) -> Stats: ...
+
+    def quality_votes(self, project_id: str, high_water_mark: int, limit: int) -> list[QualityVote]:
+        """The newest `limit` votes in force at the mark, in sequence order."""
+        ...
+
+    def agreed(self, project_id: str, min_raters: int, limit: int) -> list[tuple[Comparison, TieGroups]]:
+        """Comparisons, no gold items or repeats, that at least so many raters ranked and all alike; oldest first."""
+        ...
+
+    def rater_state(self, project_id: str, rater_id: str) -> RaterState | None: ...
+    def rater_states(self, project_id: str) -> dict[str, RaterState]: ...
+    def set_rater_state(self, state: RaterState) -> None: ...
+
+    def demonstration(self, event_id: str) -> Demonstration | None: ...
+    def add_demonstration(self, demonstration: Demonstration) -> int:
+        """Returns its sequence."""
+        ...
+
+    def demonstrations(self, project_id: str, after: int, limit: int) -> Page[Demonstration]: ...
 
     def events_after(self, sequence: int, limit: int) -> list[VoteEvent]:
         """Of every project, in sequence order."""

@@ -46,6 +46,27 @@ class VoteKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ProjectSettings:
+    """How a project measures its raters.
+
+    Attributes:
+        gold_rate, repeat_rate: shares of a rater's leases that are gold items, and repeats of what they ranked before.
+        pause_below_reliability, pause_below_gold_accuracy: who is surely below is paused; 0: nobody.
+        pause_after: shared comparisons, or gold items, before that can happen.
+    """
+
+    gold_rate: float = 0.0
+    repeat_rate: float = 0.0
+    pause_below_reliability: float = 0.0
+    pause_below_gold_accuracy: float = 0.0
+    pause_after: int = 20
+
+    @property
+    def pauses(self) -> bool:
+        return self.pause_below_reliability > 0 or self.pause_below_gold_accuracy > 0
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     project_id: str
     title: str = ""
@@ -53,6 +74,7 @@ class Project:
     guideline_version: int = 1
     default_overlap: int = 1
     axes: tuple[str, ...] = ()
+    settings: ProjectSettings = ProjectSettings()
     created_at: datetime | None = None
 
 
@@ -112,6 +134,8 @@ class Comparison:
     control: bool = False
     repeat_of: str = ""
     gold: bool = False
+    gold_answer: TieGroups = ()  # the known answer of a gold item
+    only_rater: str = ""  # a repeat is for whom it repeats
     state: ComparisonState = ComparisonState.OPEN
     rankings: int = 0  # in force
     created_at: datetime | None = None
@@ -152,6 +176,7 @@ class Submission:
     shown_at: datetime | None = None
     supersedes: str = ""
     client: str = ""
+    submitted_at: datetime | None = None  # when it was given, if not now
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +287,33 @@ class LabelLine:
 class RankedComparison:
     ranking: Ranking
     comparison: Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """What a person would have answered. `sequence` is given on insertion."""
+
+    event_id: str
+    project_id: str
+    rater_id: str
+    prompt: Prompt
+    text: str
+    comparison_id: str = ""
+    guideline_version: int = 0
+    submitted_at: datetime | None = None
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RaterState:
+    """Whether a rater is given work, and why not."""
+
+    project_id: str
+    rater_id: str
+    paused: bool = False
+    reason: str = ""
+    changed_by: str = ""
+    changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

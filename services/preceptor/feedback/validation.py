@@ -9,7 +9,16 @@ from collections.abc import Collection
 
 from preceptor.common.errors import InvalidInput
 from preceptor.feedback.limits import TextLimits
-from preceptor.feedback.types import Candidate, Comparison, Project, Prompt, RankingBody
+from preceptor.feedback.ranking import check_tie_groups
+from preceptor.feedback.types import (
+    Candidate,
+    Comparison,
+    Demonstration,
+    Project,
+    ProjectSettings,
+    Prompt,
+    RankingBody,
+)
 
 PROJECT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 RATER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
@@ -25,6 +34,8 @@ DEFAULT_PAGE = 100
 MAX_AXES = 20
 MAX_TURNS = 200
 PRIORITY_LIMIT = 1_000_000
+MAX_RATE = 0.5
+MAX_PAUSE_AFTER = 10_000
 
 
 def check_project(project: Project, limits: TextLimits) -> None:
@@ -38,6 +49,44 @@ def check_project(project: Project, limits: TextLimits) -> None:
         check_id(axis, f"project.axes[{index}]", AXIS, "lower case letters, digits and underscores, at most 40")
     if len(set(project.axes)) != len(project.axes):
         raise wrong("project.axes", "an axis is named twice")
+    _check_settings(project.settings)
+
+
+def _check_settings(settings: ProjectSettings) -> None:
+    for name, highest in (
+        ("gold_rate", MAX_RATE),
+        ("repeat_rate", MAX_RATE),
+        ("pause_below_reliability", 1.0),
+        ("pause_below_gold_accuracy", 1.0),
+    ):
+        value = getattr(settings, name)
+        if not 0 <= value <= highest:
+            raise wrong(f"project.settings.{name}", f"{value} is outside 0..{highest:g}")
+    if not 1 <= settings.pause_after <= MAX_PAUSE_AFTER:
+        raise wrong("project.settings.pause_after", f"{settings.pause_after} is outside 1..{MAX_PAUSE_AFTER}")
+
+
+def check_service(overlap: int | None, priority: int | None) -> None:
+    """How often and how early a comparison is to be served; None: unchanged."""
+    if overlap is not None:
+        _check_overlap(overlap, "overlap")
+    if priority is not None and abs(priority) > PRIORITY_LIMIT:
+        raise wrong("priority", f"{priority} is outside -{PRIORITY_LIMIT}..{PRIORITY_LIMIT}")
+
+
+def check_demonstration(demonstration: Demonstration, limits: TextLimits) -> None:
+    check_event_id(demonstration.event_id, "event_id")
+    check_rater_id(demonstration.rater_id)
+    if demonstration.comparison_id:
+        check_item_id(demonstration.comparison_id, "comparison_id")
+    if not demonstration.text.strip():
+        raise wrong("text", "is empty")
+    if (size := len(demonstration.text.encode())) > limits.candidate:
+        raise wrong("text", f"{size} bytes; at most {limits.candidate}")
+
+
+def check_prompt(prompt: Prompt, where: str, limits: TextLimits) -> None:
+    _check_prompt(prompt, where, limits)
 
 
 def check_comparison(comparison: Comparison, where: str, limits: TextLimits) -> None:
@@ -54,8 +103,21 @@ def check_comparison(comparison: Comparison, where: str, limits: TextLimits) -> 
         raise wrong(f"{where}.priority", f"{comparison.priority} is outside -{PRIORITY_LIMIT}..{PRIORITY_LIMIT}")
     for name in ("prompt_id", "run_id", "group_id", "repeat_of"):
         check_text(getattr(comparison, name), f"{where}.{name}", limits.label)
+    _check_gold(comparison, where)
+    if comparison.only_rater:
+        check_id(comparison.only_rater, f"{where}.only_rater", RATER_ID, "a pseudonym, at most 63 characters")
     if comparison.repeat_of == comparison.comparison_id:
         raise wrong(f"{where}.repeat_of", "a comparison cannot repeat itself")
+
+
+def _check_gold(comparison: Comparison, where: str) -> None:
+    if not comparison.gold_answer:
+        return
+    if not comparison.gold:
+        raise wrong(f"{where}.gold_answer", "only a gold item has one: set gold")
+    check_tie_groups(comparison.gold_answer, comparison.candidate_ids, f"{where}.gold_answer")
+    if len(comparison.gold_answer) < 2:
+        raise wrong(f"{where}.gold_answer", "holds all candidates equal, which measures nobody")
 
 
 def _check_prompt(prompt: Prompt, where: str, limits: TextLimits) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from preceptor.common.errors import AlreadyExists, FailedPrecondition, InvalidInput, NotFound, PermissionDenied
 from preceptor.feedback import canonical, leasing, ranking, validation
@@ -22,6 +22,9 @@ from preceptor.feedback.types import (
     VoteEvent,
     VoteKind,
 )
+
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far ahead a client's clock may run; a vote is never stored as given later than it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class VoteService:
         if submission.supersedes:
             validation.check_event_id(submission.supersedes, "supersedes")
         validation.check_text(submission.client, "client", self._limits.text.label)
+        if submission.submitted_at is not None and submission.submitted_at > self._clock() + CLOCK_SKEW:
+            raise validation.wrong("submitted_at", f"{submission.submitted_at.isoformat()} lies in the future")
         validation.check_comment(submission.body, self._limits.text)
 
     def _submit(self, tx: Transaction, submission: Submission, request_digest: str) -> Ranking:
@@ -85,7 +90,7 @@ class VoteService:
                 project_id=vote.project_id,
                 comparison_id=vote.comparison_id,
                 rater_id=vote.rater_id,
-                submitted_at=now,
+                submitted_at=vote.submitted_at,
                 target=vote.supersedes,
                 request_digest=request_digest,
                 label_digest=canonical.label_digest(vote, bench.comparison),
@@ -179,6 +184,7 @@ class VoteService:
 
 def _ranking(submission: Submission, bench: _Bench, now: datetime) -> Ranking:
     lease = bench.lease
+    submitted_at = min(now, submission.submitted_at or now)
     return Ranking(
         event_id=submission.event_id,
         project_id=bench.comparison.project_id,
@@ -187,8 +193,8 @@ def _ranking(submission: Submission, bench: _Bench, now: datetime) -> Ranking:
         body=submission.body,
         shown_order=lease.shown_order if lease else (),
         lease_id=lease.lease_id if lease and lease.shown_order else "",
-        shown_at=submission.shown_at or (lease.leased_at if lease else now),
-        submitted_at=now,
+        shown_at=submission.shown_at or (lease.leased_at if lease else submitted_at),
+        submitted_at=submitted_at,
         guideline_version=bench.guideline_version,
         supersedes=submission.supersedes,
         late=leasing.is_late(lease, now),

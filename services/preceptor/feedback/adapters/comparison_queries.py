@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import Connection, Select, bindparam, exists, func, insert, literal_column, select, update
@@ -35,7 +36,8 @@ _SET = (
 )
 
 
-def _next_comparison(*, skip_locked: bool) -> Select:  # type: ignore[type-arg]
+def _next_comparison(*, skip_locked: bool, gold: bool | None) -> Select:  # type: ignore[type-arg]
+    """gold: gold items alone, none of them, or None for whatever is there."""
     met = exists().where(
         leases.c.comparison_id == comparisons.c.comparison_id, leases.c.rater_id == bindparam("rater_id")
     )
@@ -49,11 +51,14 @@ def _next_comparison(*, skip_locked: bool) -> Select:  # type: ignore[type-arg]
         .correlate(comparisons)
         .scalar_subquery()
     )
+    kind = [] if gold is None else [comparisons.c.gold.is_(gold)]
     return (
         select(comparisons)
         .where(
             comparisons.c.project_id == bindparam("project_id"),
             comparisons.c.state == _OPEN,
+            comparisons.c.only_rater == "",  # a repeat is leased when it is minted
+            *kind,
             ~met,
             comparisons.c.rankings + at_work < comparisons.c.overlap,
         )
@@ -64,8 +69,11 @@ def _next_comparison(*, skip_locked: bool) -> Select:  # type: ignore[type-arg]
 
 
 # Built once: what building and hashing a statement costs is as much as running it.
-_NEXT_UNLOCKED = _next_comparison(skip_locked=True)
-_NEXT = _next_comparison(skip_locked=False)
+_NEXT = {
+    (wait, gold): _next_comparison(skip_locked=not wait, gold=gold)
+    for wait in (False, True)
+    for gold in (None, False, True)
+}
 
 
 class ComparisonQueries:
@@ -93,10 +101,23 @@ class ComparisonQueries:
                 title=project.title,
                 default_overlap=project.default_overlap,
                 axes=list(project.axes),
+                settings=asdict(project.settings),
                 created_at=project.created_at,
             )
         )
         self.add_guidelines(project)
+
+    def set_project(self, project: Project) -> None:
+        self._connection.execute(
+            update(projects)
+            .where(projects.c.project_id == project.project_id)
+            .values(
+                title=project.title,
+                default_overlap=project.default_overlap,
+                axes=list(project.axes),
+                settings=asdict(project.settings),
+            )
+        )
 
     def add_guidelines(self, project: Project) -> None:
         self._connection.execute(
@@ -154,7 +175,15 @@ class ComparisonQueries:
     def set_comparison(self, comparison_id: str, state: ComparisonState, rankings: int) -> None:
         self._connection.execute(_SET, {"of": comparison_id, "state": state.value, "rankings": rankings})
 
-    def next_comparison(self, project_id: str, rater_id: str, now: datetime, *, wait: bool) -> Comparison | None:
+    def set_service(self, comparison: Comparison) -> None:
+        changed = update(comparisons).where(comparisons.c.comparison_id == comparison.comparison_id)
+        self._connection.execute(
+            changed.values(overlap=comparison.overlap, priority=comparison.priority, state=comparison.state.value)
+        )
+
+    def next_comparison(
+        self, project_id: str, rater_id: str, now: datetime, *, wait: bool, gold: bool | None = None
+    ) -> Comparison | None:
         given = {"project_id": project_id, "rater_id": rater_id, "now": now}
-        row = self._connection.execute(_NEXT if wait else _NEXT_UNLOCKED, given).mappings().first()
+        row = self._connection.execute(_NEXT[wait, gold], given).mappings().first()
         return None if row is None else rows.comparison(row)

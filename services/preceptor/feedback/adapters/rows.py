@@ -15,11 +15,13 @@ from preceptor.feedback.types import (
     Lease,
     LeaseState,
     Project,
+    ProjectSettings,
     Prompt,
     Ranking,
     RankingBody,
     Sampling,
     Strength,
+    TieGroups,
     Turn,
     VoteEvent,
     VoteKind,
@@ -39,6 +41,7 @@ _COMPARISON_PLAIN = (
     "rankings",
     "created_at",
     "digest",
+    "only_rater",
 )
 _LEASE_PLAIN = (
     "lease_id",
@@ -61,15 +64,17 @@ def project(row: RowMapping) -> Project:
         guideline_version=row["version"],
         default_overlap=row["default_overlap"],
         axes=tuple(row["axes"]),
+        settings=ProjectSettings(**row["settings"]),
         created_at=row["created_at"],
     )
 
 
 def comparison(row: RowMapping) -> Comparison:
     return Comparison(
-        prompt=_prompt(row["prompt"]),
+        prompt=prompt(row["prompt"]),
         candidates=tuple(_candidate(value) for value in row["candidates"]),
         state=ComparisonState(row["state"]),
+        gold_answer=tie_groups(row["gold_answer"]),
         **{name: row[name] for name in _COMPARISON_PLAIN},
     )
 
@@ -80,10 +85,15 @@ def comparison_row(value: Comparison) -> dict[str, Any]:
         "state": value.state.value,
         "prompt": prompt_value(value.prompt),
         "candidates": [candidate_value(candidate) for candidate in value.candidates],
+        "gold_answer": [list(group) for group in value.gold_answer],
     }
 
 
-def _prompt(value: dict[str, Any]) -> Prompt:
+def tie_groups(value: list[list[str]]) -> TieGroups:
+    return tuple(tuple(group) for group in value)
+
+
+def prompt(value: dict[str, Any]) -> Prompt:
     if "text" in value:
         return Prompt(text=value["text"])
     return Prompt(turns=tuple(Turn(turn["role"], turn["content"]) for turn in value["turns"]))
@@ -135,7 +145,7 @@ def ranking(row: RowMapping) -> Ranking:
 def _body(value: dict[str, Any]) -> RankingBody:
     strength = value.get("strength")
     return RankingBody(
-        tie_groups=tuple(tuple(group) for group in value["tie_groups"]),
+        tie_groups=tie_groups(value["tie_groups"]),
         all_bad=value.get("all_bad", False),
         strength=None if strength is None else Strength(strength),
         axis_ratings=tuple(AxisRating(*rating) for rating in value.get("axis_ratings", ())),

@@ -75,6 +75,7 @@ projects = Table(
     Column("default_overlap", Integer, nullable=False),
     Column("axes", CanonicalJson, nullable=False),
     Column("created_at", UtcTime, nullable=False),
+    Column("settings", CanonicalJson, nullable=False, server_default="{}"),
 )
 
 guidelines = Table(
@@ -106,6 +107,8 @@ comparisons = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("prompt", CanonicalJson, nullable=False),
     Column("candidates", CanonicalJson, nullable=False),
+    Column("gold_answer", CanonicalJson, nullable=False, server_default="[]"),
+    Column("only_rater", String(63), nullable=False, server_default=""),
     UniqueConstraint("comparison_id"),
     sqlite_autoincrement=True,
 )
@@ -119,6 +122,14 @@ Index(
 )
 Index("ix_comparisons_state", comparisons.c.project_id, comparisons.c.state, comparisons.c.position)
 Index("ix_comparisons_run", comparisons.c.project_id, comparisons.c.run_id, comparisons.c.position)
+
+# What a repeat repeats, for finding answers that were not repeated yet.
+Index(
+    "ix_comparisons_repeat_of",
+    comparisons.c.repeat_of,
+    sqlite_where=text("repeat_of != ''"),
+    postgresql_where=text("repeat_of != ''"),
+)
 
 leases = Table(
     "leases",
@@ -185,6 +196,34 @@ vote_events = Table(
 Index("ix_vote_events_project", vote_events.c.project_id, vote_events.c.sequence)
 Index("ix_vote_events_rater", vote_events.c.project_id, vote_events.c.rater_id, vote_events.c.sequence)
 Index("ix_vote_events_comparison", vote_events.c.comparison_id, vote_events.c.rater_id)
+
+raters = Table(
+    "raters",
+    metadata,
+    Column("project_id", ForeignKey("projects.project_id"), primary_key=True),
+    Column("rater_id", String(63), primary_key=True),
+    Column("paused", Boolean(create_constraint=False), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changed_by", String(63), nullable=False),
+    Column("changed_at", UtcTime, nullable=False),
+)
+
+demonstrations = Table(
+    "demonstrations",
+    metadata,
+    Column("sequence", Serial, primary_key=True),
+    Column("event_id", String(36), nullable=False),
+    Column("project_id", ForeignKey("projects.project_id"), nullable=False),
+    Column("rater_id", String(63), nullable=False),
+    Column("comparison_id", Text, nullable=False),
+    Column("guideline_version", Integer, nullable=False),
+    Column("submitted_at", UtcTime, nullable=False),
+    Column("prompt", CanonicalJson, nullable=False),
+    Column("text", CanonicalJson, nullable=False),
+    UniqueConstraint("event_id"),
+    sqlite_autoincrement=True,
+)
+Index("ix_demonstrations_project", demonstrations.c.project_id, demonstrations.c.sequence)
 
 log_readers = Table(
     "log_readers",

@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from preceptor.common.errors import Overloaded, Unavailable
 from preceptor.feedback.adapters.comparison_queries import ComparisonQueries
 from preceptor.feedback.adapters.lease_queries import LeaseQueries
+from preceptor.feedback.adapters.rater_queries import RaterQueries
 from preceptor.feedback.adapters.vote_queries import VoteQueries
 from preceptor.feedback.store import Transaction
 
@@ -24,13 +25,14 @@ LOCK_TIMEOUT_S = 10.0
 RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03"})  # serialisation, deadlock, lock not available
 
 
-class SqlTransaction(ComparisonQueries, LeaseQueries, VoteQueries):
+class SqlTransaction(ComparisonQueries, LeaseQueries, VoteQueries, RaterQueries):
     """All queries over one connection."""
 
     def __init__(self, connection: Connection) -> None:
         ComparisonQueries.__init__(self, connection)
         LeaseQueries.__init__(self, connection)
         VoteQueries.__init__(self, connection)
+        RaterQueries.__init__(self, connection)
 
 
 class SqlStore:

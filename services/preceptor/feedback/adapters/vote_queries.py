@@ -31,7 +31,7 @@ _LOG_LOCK = 0x70726566
 _ending = vote_events.alias("ending")
 
 
-def _in_force(high_water_mark: int | None = None) -> tuple[ColumnElement[bool], ...]:
+def in_force(high_water_mark: int | None = None) -> tuple[ColumnElement[bool], ...]:
     ended = select(_ending.c.sequence).where(_ending.c.target == vote_events.c.event_id)
     if high_water_mark is not None:
         ended = ended.where(_ending.c.sequence <= high_water_mark)
@@ -43,7 +43,7 @@ _BY_TARGET = select(vote_events).where(vote_events.c.target == bindparam("event_
 _IN_FORCE_OF = select(vote_events).where(
     vote_events.c.comparison_id == bindparam("comparison_id"),
     vote_events.c.rater_id == bindparam("rater_id"),
-    *_in_force(),
+    *in_force(),
 )
 
 
@@ -97,7 +97,7 @@ class VoteQueries:
         return [RankedComparison(vote, by_id[vote.comparison_id]) for vote in votes]
 
     def list_rankings(self, project_id: str, rater_id: str, before: int | None, limit: int) -> Page[Ranking]:
-        query = select(vote_events).where(vote_events.c.project_id == project_id, *_in_force())
+        query = select(vote_events).where(vote_events.c.project_id == project_id, *in_force())
         if rater_id:
             query = query.where(vote_events.c.rater_id == rater_id)
         if before is not None:
@@ -175,5 +175,5 @@ def _labels(query: Select, project_id: str, high_water_mark: int, after: int) ->
         vote_events.c.project_id == project_id,
         vote_events.c.sequence > after,
         vote_events.c.sequence <= high_water_mark,
-        *_in_force(high_water_mark),
+        *in_force(high_water_mark),
     ).order_by(vote_events.c.sequence)

@@ -26,35 +26,39 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from preceptor.api.common.v1 import text_pb2 as preceptor_dot_api_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(preceptor/api/feedback/v1/feedback.proto\x12\x19preceptor.api.feedback.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"preceptor/api/common/v1/text.proto\"\xb2\x01\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x12\n\nguidelines\x18\x03 \x01(\t\x12\x19\n\x11guideline_version\x18\x04 \x01(\x05\x12\x17\n\x0f\x64\x65\x66\x61ult_overlap\x18\x05 \x01(\x05\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x61xes\x18\x07 \x03(\t\"\xad\x01\n\tCandidate\x12\x14\n\x0c\x63\x61ndidate_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x16\n\x0epolicy_version\x18\x03 \x01(\x03\x12=\n\x08sampling\x18\x04 \x01(\x0b\x32+.preceptor.api.common.v1.SamplingParameters\x12\x12\n\nrollout_id\x18\x05 \x01(\t\x12\x11\n\ttruncated\x18\x06 \x01(\x08\"\xa9\x03\n\nComparison\x12\x15\n\rcomparison_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12/\n\x06prompt\x18\x03 \x01(\x0b\x32\x1f.preceptor.api.common.v1.Prompt\x12\x11\n\tprompt_id\x18\x04 \x01(\t\x12\x38\n\ncandidates\x18\x05 \x03(\x0b\x32$.preceptor.api.feedback.v1.Candidate\x12\x0f\n\x07overlap\x18\x06 \x01(\x05\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0e\n\x06run_id\x18\x08 \x01(\t\x12\x10\n\x08group_id\x18\t \x01(\t\x12\x0f\n\x07\x63ontrol\x18\n \x01(\x08\x12\x11\n\trepeat_of\x18\x0b \x01(\t\x12\x0c\n\x04gold\x18\x0c \x01(\x08\x12\x39\n\x05state\x18\r \x01(\x0e\x32*.preceptor.api.feedback.v1.ComparisonState\x12\x10\n\x08rankings\x18\x0e \x01(\x05\x12.\n\ncreated_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"!\n\x08TieGroup\x12\x15\n\rcandidate_ids\x18\x01 \x03(\t\"?\n\nAxisRating\x12\x0c\n\x04\x61xis\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61ndidate_id\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x05\"\xe6\x01\n\x0bRankingBody\x12\x37\n\ntie_groups\x18\x01 \x03(\x0b\x32#.preceptor.api.feedback.v1.TieGroup\x12\x0f\n\x07\x61ll_bad\x18\x02 \x01(\x08\x12?\n\x08strength\x18\x03 \x01(\x0e\x32-.preceptor.api.feedback.v1.PreferenceStrength\x12;\n\x0c\x61xis_ratings\x18\x04 \x03(\x0b\x32%.preceptor.api.feedback.v1.AxisRating\x12\x0f\n\x07\x63omment\x18\x05 \x01(\t\"\xf4\x02\n\x07Ranking\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x15\n\rcomparison_id\x18\x04 \x01(\t\x12\x10\n\x08rater_id\x18\x05 \x01(\t\x12\x34\n\x04\x62ody\x18\x06 \x01(\x0b\x32&.preceptor.api.feedback.v1.RankingBody\x12\x13\n\x0bshown_order\x18\x07 \x03(\t\x12\x10\n\x08lease_id\x18\x08 \x01(\t\x12,\n\x08shown_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csubmitted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11guideline_version\x18\x0b \x01(\x05\x12\x12\n\nsupersedes\x18\x0c \x01(\t\x12\x0c\n\x04late\x18\r \x01(\x08\x12\x0e\n\x06\x63lient\x18\x0e \x01(\t\"\xc8\x01\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x39\n\ncomparison\x18\x02 \x01(\x0b\x32%.preceptor.api.feedback.v1.Comparison\x12\x13\n\x0bshown_order\x18\x03 \x03(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nguidelines\x18\x05 \x01(\t\x12\x19\n\x11guideline_version\x18\x06 \x01(\x05\"x\n\x08Snapshot\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x1d\n\x15label_high_water_mark\x18\x02 \x01(\x03\x12\x12\n\nlabel_hash\x18\x03 \x01(\t\x12\x10\n\x08rankings\x18\x04 \x01(\x03\x12\x13\n\x0b\x63omparisons\x18\x05 \x01(\x03\"\x82\x01\n\x10RankedComparison\x12\x33\n\x07ranking\x18\x01 \x01(\x0b\x32\".preceptor.api.feedback.v1.Ranking\x12\x39\n\ncomparison\x18\x02 \x01(\x0b\x32%.preceptor.api.feedback.v1.Comparison*\x8a\x01\n\x0f\x43omparisonState\x12 \n\x1c\x43OMPARISON_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OMPARISON_STATE_OPEN\x10\x01\x12\x1d\n\x19\x43OMPARISON_STATE_COMPLETE\x10\x02\x12\x1b\n\x17\x43OMPARISON_STATE_CLOSED\x10\x03*\x98\x01\n\x12PreferenceStrength\x12#\n\x1fPREFERENCE_STRENGTH_UNSPECIFIED\x10\x00\x12\x1e\n\x1aPREFERENCE_STRENGTH_SLIGHT\x10\x01\x12\x1d\n\x19PREFERENCE_STRENGTH_CLEAR\x10\x02\x12\x1e\n\x1aPREFERENCE_STRENGTH_STRONG\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(preceptor/api/feedback/v1/feedback.proto\x12\x19preceptor.api.feedback.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"preceptor/api/common/v1/text.proto\"\xf0\x01\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x12\n\nguidelines\x18\x03 \x01(\t\x12\x19\n\x11guideline_version\x18\x04 \x01(\x05\x12\x17\n\x0f\x64\x65\x66\x61ult_overlap\x18\x05 \x01(\x05\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x61xes\x18\x07 \x03(\t\x12<\n\x08settings\x18\x08 \x01(\x0b\x32*.preceptor.api.feedback.v1.ProjectSettings\"\x92\x01\n\x0fProjectSettings\x12\x11\n\tgold_rate\x18\x01 \x01(\x01\x12\x13\n\x0brepeat_rate\x18\x02 \x01(\x01\x12\x1f\n\x17pause_below_reliability\x18\x03 \x01(\x01\x12!\n\x19pause_below_gold_accuracy\x18\x04 \x01(\x01\x12\x13\n\x0bpause_after\x18\x05 \x01(\x05\"\xad\x01\n\tCandidate\x12\x14\n\x0c\x63\x61ndidate_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x16\n\x0epolicy_version\x18\x03 \x01(\x03\x12=\n\x08sampling\x18\x04 \x01(\x0b\x32+.preceptor.api.common.v1.SamplingParameters\x12\x12\n\nrollout_id\x18\x05 \x01(\t\x12\x11\n\ttruncated\x18\x06 \x01(\x08\"\xf7\x03\n\nComparison\x12\x15\n\rcomparison_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12/\n\x06prompt\x18\x03 \x01(\x0b\x32\x1f.preceptor.api.common.v1.Prompt\x12\x11\n\tprompt_id\x18\x04 \x01(\t\x12\x38\n\ncandidates\x18\x05 \x03(\x0b\x32$.preceptor.api.feedback.v1.Candidate\x12\x0f\n\x07overlap\x18\x06 \x01(\x05\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0e\n\x06run_id\x18\x08 \x01(\t\x12\x10\n\x08group_id\x18\t \x01(\t\x12\x0f\n\x07\x63ontrol\x18\n \x01(\x08\x12\x11\n\trepeat_of\x18\x0b \x01(\t\x12\x0c\n\x04gold\x18\x0c \x01(\x08\x12\x39\n\x05state\x18\r \x01(\x0e\x32*.preceptor.api.feedback.v1.ComparisonState\x12\x10\n\x08rankings\x18\x0e \x01(\x05\x12.\n\ncreated_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x0bgold_answer\x18\x10 \x03(\x0b\x32#.preceptor.api.feedback.v1.TieGroup\x12\x12\n\nonly_rater\x18\x11 \x01(\t\"!\n\x08TieGroup\x12\x15\n\rcandidate_ids\x18\x01 \x03(\t\"?\n\nAxisRating\x12\x0c\n\x04\x61xis\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61ndidate_id\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x05\"\xe6\x01\n\x0bRankingBody\x12\x37\n\ntie_groups\x18\x01 \x03(\x0b\x32#.preceptor.api.feedback.v1.TieGroup\x12\x0f\n\x07\x61ll_bad\x18\x02 \x01(\x08\x12?\n\x08strength\x18\x03 \x01(\x0e\x32-.preceptor.api.feedback.v1.PreferenceStrength\x12;\n\x0c\x61xis_ratings\x18\x04 \x03(\x0b\x32%.preceptor.api.feedback.v1.AxisRating\x12\x0f\n\x07\x63omment\x18\x05 \x01(\t\"\xf4\x02\n\x07Ranking\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x15\n\rcomparison_id\x18\x04 \x01(\t\x12\x10\n\x08rater_id\x18\x05 \x01(\t\x12\x34\n\x04\x62ody\x18\x06 \x01(\x0b\x32&.preceptor.api.feedback.v1.RankingBody\x12\x13\n\x0bshown_order\x18\x07 \x03(\t\x12\x10\n\x08lease_id\x18\x08 \x01(\t\x12,\n\x08shown_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csubmitted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11guideline_version\x18\x0b \x01(\x05\x12\x12\n\nsupersedes\x18\x0c \x01(\t\x12\x0c\n\x04late\x18\r \x01(\x08\x12\x0e\n\x06\x63lient\x18\x0e \x01(\t\"\xc8\x01\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x39\n\ncomparison\x18\x02 \x01(\x0b\x32%.preceptor.api.feedback.v1.Comparison\x12\x13\n\x0bshown_order\x18\x03 \x03(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nguidelines\x18\x05 \x01(\t\x12\x19\n\x11guideline_version\x18\x06 \x01(\x05\"x\n\x08Snapshot\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x1d\n\x15label_high_water_mark\x18\x02 \x01(\x03\x12\x12\n\nlabel_hash\x18\x03 \x01(\t\x12\x10\n\x08rankings\x18\x04 \x01(\x03\x12\x13\n\x0b\x63omparisons\x18\x05 \x01(\x03\"\xae\x01\n\x10RankedComparison\x12\x33\n\x07ranking\x18\x01 \x01(\x0b\x32\".preceptor.api.feedback.v1.Ranking\x12\x39\n\ncomparison\x18\x02 \x01(\x0b\x32%.preceptor.api.feedback.v1.Comparison\x12\x19\n\x0crater_weight\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_rater_weight\"\xfc\x01\n\rDemonstration\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x10\n\x08rater_id\x18\x04 \x01(\t\x12/\n\x06prompt\x18\x05 \x01(\x0b\x32\x1f.preceptor.api.common.v1.Prompt\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x15\n\rcomparison_id\x18\x07 \x01(\t\x12\x19\n\x11guideline_version\x18\x08 \x01(\x05\x12\x30\n\x0csubmitted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x8a\x01\n\x0f\x43omparisonState\x12 \n\x1c\x43OMPARISON_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OMPARISON_STATE_OPEN\x10\x01\x12\x1d\n\x19\x43OMPARISON_STATE_COMPLETE\x10\x02\x12\x1b\n\x17\x43OMPARISON_STATE_CLOSED\x10\x03*\x98\x01\n\x12PreferenceStrength\x12#\n\x1fPREFERENCE_STRENGTH_UNSPECIFIED\x10\x00\x12\x1e\n\x1aPREFERENCE_STRENGTH_SLIGHT\x10\x01\x12\x1d\n\x19PREFERENCE_STRENGTH_CLEAR\x10\x02\x12\x1e\n\x1aPREFERENCE_STRENGTH_STRONG\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'preceptor.api.feedback.v1.feedback_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMPARISONSTATE']._serialized_start=2092
-  _globals['_COMPARISONSTATE']._serialized_end=2230
-  _globals['_PREFERENCESTRENGTH']._serialized_start=2233
-  _globals['_PREFERENCESTRENGTH']._serialized_end=2385
+  _globals['_COMPARISONSTATE']._serialized_start=2680
+  _globals['_COMPARISONSTATE']._serialized_end=2818
+  _globals['_PREFERENCESTRENGTH']._serialized_start=2821
+  _globals['_PREFERENCESTRENGTH']._serialized_end=2973
   _globals['_PROJECT']._serialized_start=141
-  _globals['_PROJECT']._serialized_end=319
-  _globals['_CANDIDATE']._serialized_start=322
-  _globals['_CANDIDATE']._serialized_end=495
-  _globals['_COMPARISON']._serialized_start=498
-  _globals['_COMPARISON']._serialized_end=923
-  _globals['_TIEGROUP']._serialized_start=925
-  _globals['_TIEGROUP']._serialized_end=958
-  _globals['_AXISRATING']._serialized_start=960
-  _globals['_AXISRATING']._serialized_end=1023
-  _globals['_RANKINGBODY']._serialized_start=1026
-  _globals['_RANKINGBODY']._serialized_end=1256
-  _globals['_RANKING']._serialized_start=1259
-  _globals['_RANKING']._serialized_end=1631
-  _globals['_LEASE']._serialized_start=1634
-  _globals['_LEASE']._serialized_end=1834
-  _globals['_SNAPSHOT']._serialized_start=1836
-  _globals['_SNAPSHOT']._serialized_end=1956
-  _globals['_RANKEDCOMPARISON']._serialized_start=1959
-  _globals['_RANKEDCOMPARISON']._serialized_end=2089
+  _globals['_PROJECT']._serialized_end=381
+  _globals['_PROJECTSETTINGS']._serialized_start=384
+  _globals['_PROJECTSETTINGS']._serialized_end=530
+  _globals['_CANDIDATE']._serialized_start=533
+  _globals['_CANDIDATE']._serialized_end=706
+  _globals['_COMPARISON']._serialized_start=709
+  _globals['_COMPARISON']._serialized_end=1212
+  _globals['_TIEGROUP']._serialized_start=1214
+  _globals['_TIEGROUP']._serialized_end=1247
+  _globals['_AXISRATING']._serialized_start=1249
+  _globals['_AXISRATING']._serialized_end=1312
+  _globals['_RANKINGBODY']._serialized_start=1315
+  _globals['_RANKINGBODY']._serialized_end=1545
+  _globals['_RANKING']._serialized_start=1548
+  _globals['_RANKING']._serialized_end=1920
+  _globals['_LEASE']._serialized_start=1923
+  _globals['_LEASE']._serialized_end=2123
+  _globals['_SNAPSHOT']._serialized_start=2125
+  _globals['_SNAPSHOT']._serialized_end=2245
+  _globals['_RANKEDCOMPARISON']._serialized_start=2248
+  _globals['_RANKEDCOMPARISON']._serialized_end=2422
+  _globals['_DEMONSTRATION']._serialized_start=2425
+  _globals['_DEMONSTRATION']._serialized_end=2677
 # @@protoc_insertion_point(module_scope)

@@ -76,6 +76,7 @@ class Project(_message.Message):
     DEFAULT_OVERLAP_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     AXES_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """chosen by its maker: lower case, digits, dashes"""
     title: _builtins.str
@@ -91,6 +92,8 @@ class Project(_message.Message):
     def axes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names of optional per-candidate ratings"""
 
+    @_builtins.property
+    def settings(self) -> Global___ProjectSettings: ...
     def __init__(
         self,
         *,
@@ -101,14 +104,53 @@ class Project(_message.Message):
         default_overlap: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         axes: _abc.Iterable[_builtins.str] | None = ...,
+        settings: Global___ProjectSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "created_at", b"created_at", "default_overlap", b"default_overlap", "guideline_version", b"guideline_version", "guidelines", b"guidelines", "project_id", b"project_id", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "created_at", b"created_at", "default_overlap", b"default_overlap", "guideline_version", b"guideline_version", "guidelines", b"guidelines", "project_id", b"project_id", "settings", b"settings", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Project: _TypeAlias = Project  # noqa: Y015
+
+@_typing.final
+class ProjectSettings(_message.Message):
+    """How a project measures its raters. All may be changed later."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GOLD_RATE_FIELD_NUMBER: _builtins.int
+    REPEAT_RATE_FIELD_NUMBER: _builtins.int
+    PAUSE_BELOW_RELIABILITY_FIELD_NUMBER: _builtins.int
+    PAUSE_BELOW_GOLD_ACCURACY_FIELD_NUMBER: _builtins.int
+    PAUSE_AFTER_FIELD_NUMBER: _builtins.int
+    gold_rate: _builtins.float
+    """share of a rater's leases that are gold items, 0..0.5; 0: gold items wait in the queue like all"""
+    repeat_rate: _builtins.float
+    """share of a rater's leases that repeat, in swapped order, what they ranked before, 0..0.5"""
+    pause_below_reliability: _builtins.float
+    """pause a rater whose reliability is surely below this; 0: nobody"""
+    pause_below_gold_accuracy: _builtins.float
+    """pause a rater whose accuracy on gold items is surely below this; 0: nobody"""
+    pause_after: _builtins.int
+    """shared comparisons (or gold items) before a rater can be paused; 0: 20"""
+    def __init__(
+        self,
+        *,
+        gold_rate: _builtins.float = ...,
+        repeat_rate: _builtins.float = ...,
+        pause_below_reliability: _builtins.float = ...,
+        pause_below_gold_accuracy: _builtins.float = ...,
+        pause_after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gold_rate", b"gold_rate", "pause_after", b"pause_after", "pause_below_gold_accuracy", b"pause_below_gold_accuracy", "pause_below_reliability", b"pause_below_reliability", "repeat_rate", b"repeat_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectSettings: _TypeAlias = ProjectSettings  # noqa: Y015
 
 @_typing.final
 class Candidate(_message.Message):
@@ -168,6 +210,8 @@ class Comparison(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     RANKINGS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    GOLD_ANSWER_FIELD_NUMBER: _builtins.int
+    ONLY_RATER_FIELD_NUMBER: _builtins.int
     comparison_id: _builtins.str
     project_id: _builtins.str
     prompt_id: _builtins.str
@@ -186,6 +230,8 @@ class Comparison(_message.Message):
     state: Global___ComparisonState.ValueType
     rankings: _builtins.int
     """in force"""
+    only_rater: _builtins.str
+    """a repeat is for the rater whose answer it repeats; empty: for anybody"""
     @_builtins.property
     def prompt(self) -> _text_pb2.Prompt:
         """text or conversation"""
@@ -196,6 +242,10 @@ class Comparison(_message.Message):
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def gold_answer(self) -> _containers.RepeatedCompositeFieldContainer[Global___TieGroup]:
+        """of a gold item: the known answer, best group first; never in a lease"""
+
     def __init__(
         self,
         *,
@@ -214,10 +264,12 @@ class Comparison(_message.Message):
         state: Global___ComparisonState.ValueType = ...,
         rankings: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        gold_answer: _abc.Iterable[Global___TieGroup] | None = ...,
+        only_rater: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "comparison_id", b"comparison_id", "control", b"control", "created_at", b"created_at", "gold", b"gold", "group_id", b"group_id", "overlap", b"overlap", "priority", b"priority", "project_id", b"project_id", "prompt", b"prompt", "prompt_id", b"prompt_id", "rankings", b"rankings", "repeat_of", b"repeat_of", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "comparison_id", b"comparison_id", "control", b"control", "created_at", b"created_at", "gold", b"gold", "gold_answer", b"gold_answer", "group_id", b"group_id", "only_rater", b"only_rater", "overlap", b"overlap", "priority", b"priority", "project_id", b"project_id", "prompt", b"prompt", "prompt_id", b"prompt_id", "rankings", b"rankings", "repeat_of", b"repeat_of", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -461,6 +513,11 @@ class RankedComparison(_message.Message):
 
     RANKING_FIELD_NUMBER: _builtins.int
     COMPARISON_FIELD_NUMBER: _builtins.int
+    RATER_WEIGHT_FIELD_NUMBER: _builtins.int
+    rater_weight: _builtins.float
+    """What the vote is worth in training, from the votes up to the same mark: 1 for a rater who is always right, 0 for one
+    who tosses coins. Absent in files of older versions, which count every vote alike.
+    """
     @_builtins.property
     def ranking(self) -> Global___Ranking: ...
     @_builtins.property
@@ -470,11 +527,66 @@ class RankedComparison(_message.Message):
         *,
         ranking: Global___Ranking | None = ...,
         comparison: Global___Comparison | None = ...,
+        rater_weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "ranking", b"ranking"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rater_weight", b"_rater_weight", "comparison", b"comparison", "ranking", b"ranking", "rater_weight", b"rater_weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "ranking", b"ranking"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rater_weight", b"_rater_weight", "comparison", b"comparison", "ranking", b"ranking", "rater_weight", b"rater_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rater_weight: _TypeAlias = _typing.Literal["rater_weight"]  # noqa: Y015
+    _WhichOneofArgType__rater_weight: _TypeAlias = _typing.Literal["_rater_weight", b"_rater_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rater_weight) -> _WhichOneofReturnType__rater_weight | None: ...
+
+Global___RankedComparison: _TypeAlias = RankedComparison  # noqa: Y015
+
+@_typing.final
+class Demonstration(_message.Message):
+    """What a person would have answered; a row of supervised fine-tuning."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    RATER_ID_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    COMPARISON_ID_FIELD_NUMBER: _builtins.int
+    GUIDELINE_VERSION_FIELD_NUMBER: _builtins.int
+    SUBMITTED_AT_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """made by the client, unique for ever"""
+    sequence: _builtins.int
+    """in order of submission"""
+    project_id: _builtins.str
+    rater_id: _builtins.str
+    text: _builtins.str
+    comparison_id: _builtins.str
+    """on whose page it was written; may be empty"""
+    guideline_version: _builtins.int
+    @_builtins.property
+    def prompt(self) -> _text_pb2.Prompt:
+        """text or conversation"""
+
+    @_builtins.property
+    def submitted_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        project_id: _builtins.str = ...,
+        rater_id: _builtins.str = ...,
+        prompt: _text_pb2.Prompt | None = ...,
+        text: _builtins.str = ...,
+        comparison_id: _builtins.str = ...,
+        guideline_version: _builtins.int = ...,
+        submitted_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "submitted_at", b"submitted_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison_id", b"comparison_id", "event_id", b"event_id", "guideline_version", b"guideline_version", "project_id", b"project_id", "prompt", b"prompt", "rater_id", b"rater_id", "sequence", b"sequence", "submitted_at", b"submitted_at", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RankedComparison: _TypeAlias = RankedComparison  # noqa: Y015
+Global___Demonstration: _TypeAlias = Demonstration  # noqa: Y015

@@ -5,10 +5,13 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from preceptor.api.common.v1 import text_pb2 as _text_pb2
 from preceptor.api.feedback.v1 import feedback_pb2 as _feedback_pb2
+from preceptor.api.feedback.v1 import quality_pb2 as _quality_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -438,6 +441,7 @@ class SubmitRankingRequest(_message.Message):
     SHOWN_AT_FIELD_NUMBER: _builtins.int
     SUPERSEDES_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
+    SUBMITTED_AT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     comparison_id: _builtins.str
     rater_id: _builtins.str
@@ -448,6 +452,10 @@ class SubmitRankingRequest(_message.Message):
     def body(self) -> _feedback_pb2.RankingBody: ...
     @_builtins.property
     def shown_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def submitted_at(self) -> _timestamp_pb2.Timestamp:
+        """when it was given, if not now: of an import or of a vote kept offline"""
+
     def __init__(
         self,
         *,
@@ -459,10 +467,11 @@ class SubmitRankingRequest(_message.Message):
         shown_at: _timestamp_pb2.Timestamp | None = ...,
         supersedes: _builtins.str = ...,
         client: _builtins.str = ...,
+        submitted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "shown_at", b"shown_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "shown_at", b"shown_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "client", b"client", "comparison_id", b"comparison_id", "event_id", b"event_id", "lease_id", b"lease_id", "rater_id", b"rater_id", "shown_at", b"shown_at", "supersedes", b"supersedes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "client", b"client", "comparison_id", b"comparison_id", "event_id", b"event_id", "lease_id", b"lease_id", "rater_id", b"rater_id", "shown_at", b"shown_at", "submitted_at", b"submitted_at", "supersedes", b"supersedes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -758,3 +767,360 @@ class GetStatsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateProjectRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def project(self) -> _feedback_pb2.Project: ...
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask: ...
+    def __init__(
+        self,
+        *,
+        project: _feedback_pb2.Project | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateProjectRequest: _TypeAlias = UpdateProjectRequest  # noqa: Y015
+
+@_typing.final
+class UpdateProjectResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def project(self) -> _feedback_pb2.Project: ...
+    def __init__(
+        self,
+        *,
+        project: _feedback_pb2.Project | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateProjectResponse: _TypeAlias = UpdateProjectResponse  # noqa: Y015
+
+@_typing.final
+class UpdateComparisonsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    COMPARISON_IDS_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    overlap: _builtins.int
+    priority: _builtins.int
+    state: _feedback_pb2.ComparisonState.ValueType
+    """OPEN (which becomes COMPLETE where enough rankings are in force), CLOSED, or unspecified"""
+    @_builtins.property
+    def comparison_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """at most 1,000"""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        comparison_ids: _abc.Iterable[_builtins.str] | None = ...,
+        overlap: _builtins.int | None = ...,
+        priority: _builtins.int | None = ...,
+        state: _feedback_pb2.ComparisonState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlap", b"_overlap", "_priority", b"_priority", "overlap", b"overlap", "priority", b"priority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlap", b"_overlap", "_priority", b"_priority", "comparison_ids", b"comparison_ids", "overlap", b"overlap", "priority", b"priority", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlap: _TypeAlias = _typing.Literal["overlap"]  # noqa: Y015
+    _WhichOneofArgType__overlap: _TypeAlias = _typing.Literal["_overlap", b"_overlap"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap) -> _WhichOneofReturnType__overlap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+
+Global___UpdateComparisonsRequest: _TypeAlias = UpdateComparisonsRequest  # noqa: Y015
+
+@_typing.final
+class UpdateComparisonsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARISONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def comparisons(self) -> _containers.RepeatedCompositeFieldContainer[_feedback_pb2.Comparison]: ...
+    def __init__(
+        self,
+        *,
+        comparisons: _abc.Iterable[_feedback_pb2.Comparison] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparisons", b"comparisons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateComparisonsResponse: _TypeAlias = UpdateComparisonsResponse  # noqa: Y015
+
+@_typing.final
+class GetRaterReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    LABEL_HIGH_WATER_MARK_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    label_high_water_mark: _builtins.int
+    """0: now"""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        label_high_water_mark: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_high_water_mark", b"label_high_water_mark", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRaterReportRequest: _TypeAlias = GetRaterReportRequest  # noqa: Y015
+
+@_typing.final
+class GetRaterReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> _quality_pb2.RaterReport: ...
+    def __init__(
+        self,
+        *,
+        report: _quality_pb2.RaterReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRaterReportResponse: _TypeAlias = GetRaterReportResponse  # noqa: Y015
+
+@_typing.final
+class SetRaterStateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    RATER_ID_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    rater_id: _builtins.str
+    paused: _builtins.bool
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        rater_id: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paused", b"paused", "project_id", b"project_id", "rater_id", b"rater_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRaterStateRequest: _TypeAlias = SetRaterStateRequest  # noqa: Y015
+
+@_typing.final
+class SetRaterStateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def state(self) -> _quality_pb2.RaterState: ...
+    def __init__(
+        self,
+        *,
+        state: _quality_pb2.RaterState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRaterStateResponse: _TypeAlias = SetRaterStateResponse  # noqa: Y015
+
+@_typing.final
+class MintGoldRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    MIN_RATERS_FIELD_NUMBER: _builtins.int
+    MAX_ITEMS_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    min_raters: _builtins.int
+    """who all gave the same tie groups; 0: 2"""
+    max_items: _builtins.int
+    """at most 1,000; 0: 50"""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        min_raters: _builtins.int = ...,
+        max_items: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_items", b"max_items", "min_raters", b"min_raters", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MintGoldRequest: _TypeAlias = MintGoldRequest  # noqa: Y015
+
+@_typing.final
+class MintGoldResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARISON_IDS_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.int
+    @_builtins.property
+    def comparison_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the gold items, old and new"""
+
+    def __init__(
+        self,
+        *,
+        comparison_ids: _abc.Iterable[_builtins.str] | None = ...,
+        created: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison_ids", b"comparison_ids", "created", b"created"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MintGoldResponse: _TypeAlias = MintGoldResponse  # noqa: Y015
+
+@_typing.final
+class SubmitDemonstrationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    RATER_ID_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    COMPARISON_ID_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    project_id: _builtins.str
+    """may be empty where comparison_id is given"""
+    rater_id: _builtins.str
+    text: _builtins.str
+    comparison_id: _builtins.str
+    @_builtins.property
+    def prompt(self) -> _text_pb2.Prompt:
+        """absent: the comparison's"""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        rater_id: _builtins.str = ...,
+        prompt: _text_pb2.Prompt | None = ...,
+        text: _builtins.str = ...,
+        comparison_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison_id", b"comparison_id", "event_id", b"event_id", "project_id", b"project_id", "prompt", b"prompt", "rater_id", b"rater_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitDemonstrationRequest: _TypeAlias = SubmitDemonstrationRequest  # noqa: Y015
+
+@_typing.final
+class SubmitDemonstrationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEMONSTRATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def demonstration(self) -> _feedback_pb2.Demonstration: ...
+    def __init__(
+        self,
+        *,
+        demonstration: _feedback_pb2.Demonstration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["demonstration", b"demonstration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demonstration", b"demonstration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitDemonstrationResponse: _TypeAlias = SubmitDemonstrationResponse  # noqa: Y015
+
+@_typing.final
+class ListDemonstrationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDemonstrationsRequest: _TypeAlias = ListDemonstrationsRequest  # noqa: Y015
+
+@_typing.final
+class ListDemonstrationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEMONSTRATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def demonstrations(self) -> _containers.RepeatedCompositeFieldContainer[_feedback_pb2.Demonstration]:
+        """oldest first"""
+
+    def __init__(
+        self,
+        *,
+        demonstrations: _abc.Iterable[_feedback_pb2.Demonstration] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demonstrations", b"demonstrations", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDemonstrationsResponse: _TypeAlias = ListDemonstrationsResponse  # noqa: Y015

@@ -110,6 +110,41 @@ class FeedbackServiceStub:
                 request_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.UpdateProject = channel.unary_unary(
+                '/preceptor.api.feedback.v1.FeedbackService/UpdateProject',
+                request_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateProjectRequest.SerializeToString,
+                response_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateProjectResponse.FromString,
+                _registered_method=True)
+        self.UpdateComparisons = channel.unary_unary(
+                '/preceptor.api.feedback.v1.FeedbackService/UpdateComparisons',
+                request_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateComparisonsRequest.SerializeToString,
+                response_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateComparisonsResponse.FromString,
+                _registered_method=True)
+        self.GetRaterReport = channel.unary_unary(
+                '/preceptor.api.feedback.v1.FeedbackService/GetRaterReport',
+                request_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetRaterReportRequest.SerializeToString,
+                response_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetRaterReportResponse.FromString,
+                _registered_method=True)
+        self.SetRaterState = channel.unary_unary(
+                '/preceptor.api.feedback.v1.FeedbackService/SetRaterState',
+                request_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SetRaterStateRequest.SerializeToString,
+                response_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SetRaterStateResponse.FromString,
+                _registered_method=True)
+        self.MintGold = channel.unary_unary(
+                '/preceptor.api.feedback.v1.FeedbackService/MintGold',
+                request_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.MintGoldRequest.SerializeToString,
+                response_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.MintGoldResponse.FromString,
+                _registered_method=True)
+        self.SubmitDemonstration = channel.unary_unary(
+                '/preceptor.api.feedback.v1.FeedbackService/SubmitDemonstration',
+                request_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SubmitDemonstrationRequest.SerializeToString,
+                response_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SubmitDemonstrationResponse.FromString,
+                _registered_method=True)
+        self.ListDemonstrations = channel.unary_unary(
+                '/preceptor.api.feedback.v1.FeedbackService/ListDemonstrations',
+                request_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.ListDemonstrationsRequest.SerializeToString,
+                response_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.ListDemonstrationsResponse.FromString,
+                _registered_method=True)
 
 
 class FeedbackServiceServicer:
@@ -218,6 +253,56 @@ class FeedbackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateProject(self, request, context):
+        """Changes what update_mask names: title, guidelines (which become the next version), default_overlap, axes (which can
+        be added, not taken away), settings or one of its fields.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateComparisons(self, request, context):
+        """Changes overlap, priority or state of comparisons that exist, all or none. A complete comparison whose overlap grows
+        is open again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRaterReport(self, request, context):
+        """Measures the raters of a project: agreement, reliability, gold accuracy, bias, consistency, time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetRaterState(self, request, context):
+        """Pauses a rater or lets them go on. A paused rater gets no lease; votes that they send are still kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MintGold(self, request, context):
+        """Makes gold items of comparisons on which raters agreed: copies with the agreed order as known answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitDemonstration(self, request, context):
+        """Stores what a person would have answered. Idempotent by event_id, as SubmitRanking.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDemonstrations(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedbackServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -295,6 +380,41 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetStatsRequest.FromString,
                     response_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'UpdateProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProject,
+                    request_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateProjectRequest.FromString,
+                    response_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateProjectResponse.SerializeToString,
+            ),
+            'UpdateComparisons': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateComparisons,
+                    request_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateComparisonsRequest.FromString,
+                    response_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateComparisonsResponse.SerializeToString,
+            ),
+            'GetRaterReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRaterReport,
+                    request_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetRaterReportRequest.FromString,
+                    response_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetRaterReportResponse.SerializeToString,
+            ),
+            'SetRaterState': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRaterState,
+                    request_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SetRaterStateRequest.FromString,
+                    response_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SetRaterStateResponse.SerializeToString,
+            ),
+            'MintGold': grpc.unary_unary_rpc_method_handler(
+                    servicer.MintGold,
+                    request_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.MintGoldRequest.FromString,
+                    response_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.MintGoldResponse.SerializeToString,
+            ),
+            'SubmitDemonstration': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitDemonstration,
+                    request_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SubmitDemonstrationRequest.FromString,
+                    response_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SubmitDemonstrationResponse.SerializeToString,
+            ),
+            'ListDemonstrations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDemonstrations,
+                    request_deserializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.ListDemonstrationsRequest.FromString,
+                    response_serializer=preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.ListDemonstrationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -703,6 +823,195 @@ class FeedbackService:
             '/preceptor.api.feedback.v1.FeedbackService/GetStats',
             preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetStatsRequest.SerializeToString,
             preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/preceptor.api.feedback.v1.FeedbackService/UpdateProject',
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateProjectRequest.SerializeToString,
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateComparisons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/preceptor.api.feedback.v1.FeedbackService/UpdateComparisons',
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateComparisonsRequest.SerializeToString,
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.UpdateComparisonsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRaterReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/preceptor.api.feedback.v1.FeedbackService/GetRaterReport',
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetRaterReportRequest.SerializeToString,
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.GetRaterReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRaterState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/preceptor.api.feedback.v1.FeedbackService/SetRaterState',
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SetRaterStateRequest.SerializeToString,
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SetRaterStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MintGold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/preceptor.api.feedback.v1.FeedbackService/MintGold',
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.MintGoldRequest.SerializeToString,
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.MintGoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitDemonstration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/preceptor.api.feedback.v1.FeedbackService/SubmitDemonstration',
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SubmitDemonstrationRequest.SerializeToString,
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.SubmitDemonstrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDemonstrations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/preceptor.api.feedback.v1.FeedbackService/ListDemonstrations',
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.ListDemonstrationsRequest.SerializeToString,
+            preceptor_dot_api_dot_feedback_dot_v1_dot_feedback__service__pb2.ListDemonstrationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

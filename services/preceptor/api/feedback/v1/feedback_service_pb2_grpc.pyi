@@ -63,6 +63,23 @@ class FeedbackServiceStub:
     ExportRankings: _grpc.UnaryStreamMultiCallable[_feedback_service_pb2.ExportRankingsRequest, _feedback_service_pb2.ExportRankingsResponse]
     """The votes of a snapshot in sequence order; resume with after_sequence."""
     GetStats: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.GetStatsRequest, _feedback_service_pb2.GetStatsResponse]
+    UpdateProject: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.UpdateProjectRequest, _feedback_service_pb2.UpdateProjectResponse]
+    """Changes what update_mask names: title, guidelines (which become the next version), default_overlap, axes (which can
+    be added, not taken away), settings or one of its fields.
+    """
+    UpdateComparisons: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.UpdateComparisonsRequest, _feedback_service_pb2.UpdateComparisonsResponse]
+    """Changes overlap, priority or state of comparisons that exist, all or none. A complete comparison whose overlap grows
+    is open again.
+    """
+    GetRaterReport: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.GetRaterReportRequest, _feedback_service_pb2.GetRaterReportResponse]
+    """Measures the raters of a project: agreement, reliability, gold accuracy, bias, consistency, time."""
+    SetRaterState: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.SetRaterStateRequest, _feedback_service_pb2.SetRaterStateResponse]
+    """Pauses a rater or lets them go on. A paused rater gets no lease; votes that they send are still kept."""
+    MintGold: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.MintGoldRequest, _feedback_service_pb2.MintGoldResponse]
+    """Makes gold items of comparisons on which raters agreed: copies with the agreed order as known answer."""
+    SubmitDemonstration: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.SubmitDemonstrationRequest, _feedback_service_pb2.SubmitDemonstrationResponse]
+    """Stores what a person would have answered. Idempotent by event_id, as SubmitRanking."""
+    ListDemonstrations: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.ListDemonstrationsRequest, _feedback_service_pb2.ListDemonstrationsResponse]
 
 @_typing.type_check_only
 class FeedbackServiceAsyncStub(FeedbackServiceStub):
@@ -99,6 +116,23 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     ExportRankings: _aio.UnaryStreamMultiCallable[_feedback_service_pb2.ExportRankingsRequest, _feedback_service_pb2.ExportRankingsResponse]  # type: ignore[assignment]
     """The votes of a snapshot in sequence order; resume with after_sequence."""
     GetStats: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.GetStatsRequest, _feedback_service_pb2.GetStatsResponse]  # type: ignore[assignment]
+    UpdateProject: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.UpdateProjectRequest, _feedback_service_pb2.UpdateProjectResponse]  # type: ignore[assignment]
+    """Changes what update_mask names: title, guidelines (which become the next version), default_overlap, axes (which can
+    be added, not taken away), settings or one of its fields.
+    """
+    UpdateComparisons: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.UpdateComparisonsRequest, _feedback_service_pb2.UpdateComparisonsResponse]  # type: ignore[assignment]
+    """Changes overlap, priority or state of comparisons that exist, all or none. A complete comparison whose overlap grows
+    is open again.
+    """
+    GetRaterReport: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.GetRaterReportRequest, _feedback_service_pb2.GetRaterReportResponse]  # type: ignore[assignment]
+    """Measures the raters of a project: agreement, reliability, gold accuracy, bias, consistency, time."""
+    SetRaterState: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.SetRaterStateRequest, _feedback_service_pb2.SetRaterStateResponse]  # type: ignore[assignment]
+    """Pauses a rater or lets them go on. A paused rater gets no lease; votes that they send are still kept."""
+    MintGold: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.MintGoldRequest, _feedback_service_pb2.MintGoldResponse]  # type: ignore[assignment]
+    """Makes gold items of comparisons on which raters agreed: copies with the agreed order as known answer."""
+    SubmitDemonstration: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.SubmitDemonstrationRequest, _feedback_service_pb2.SubmitDemonstrationResponse]  # type: ignore[assignment]
+    """Stores what a person would have answered. Idempotent by event_id, as SubmitRanking."""
+    ListDemonstrations: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ListDemonstrationsRequest, _feedback_service_pb2.ListDemonstrationsResponse]  # type: ignore[assignment]
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns the votes. Every reply to a write comes after the commit."""
@@ -222,5 +256,64 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.GetStatsResponse, _abc.Awaitable[_feedback_service_pb2.GetStatsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UpdateProject(
+        self,
+        request: _feedback_service_pb2.UpdateProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.UpdateProjectResponse, _abc.Awaitable[_feedback_service_pb2.UpdateProjectResponse]]:
+        """Changes what update_mask names: title, guidelines (which become the next version), default_overlap, axes (which can
+        be added, not taken away), settings or one of its fields.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateComparisons(
+        self,
+        request: _feedback_service_pb2.UpdateComparisonsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.UpdateComparisonsResponse, _abc.Awaitable[_feedback_service_pb2.UpdateComparisonsResponse]]:
+        """Changes overlap, priority or state of comparisons that exist, all or none. A complete comparison whose overlap grows
+        is open again.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRaterReport(
+        self,
+        request: _feedback_service_pb2.GetRaterReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.GetRaterReportResponse, _abc.Awaitable[_feedback_service_pb2.GetRaterReportResponse]]:
+        """Measures the raters of a project: agreement, reliability, gold accuracy, bias, consistency, time."""
+
+    @_abc_1.abstractmethod
+    def SetRaterState(
+        self,
+        request: _feedback_service_pb2.SetRaterStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.SetRaterStateResponse, _abc.Awaitable[_feedback_service_pb2.SetRaterStateResponse]]:
+        """Pauses a rater or lets them go on. A paused rater gets no lease; votes that they send are still kept."""
+
+    @_abc_1.abstractmethod
+    def MintGold(
+        self,
+        request: _feedback_service_pb2.MintGoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.MintGoldResponse, _abc.Awaitable[_feedback_service_pb2.MintGoldResponse]]:
+        """Makes gold items of comparisons on which raters agreed: copies with the agreed order as known answer."""
+
+    @_abc_1.abstractmethod
+    def SubmitDemonstration(
+        self,
+        request: _feedback_service_pb2.SubmitDemonstrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.SubmitDemonstrationResponse, _abc.Awaitable[_feedback_service_pb2.SubmitDemonstrationResponse]]:
+        """Stores what a person would have answered. Idempotent by event_id, as SubmitRanking."""
+
+    @_abc_1.abstractmethod
+    def ListDemonstrations(
+        self,
+        request: _feedback_service_pb2.ListDemonstrationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.ListDemonstrationsResponse, _abc.Awaitable[_feedback_service_pb2.ListDemonstrationsResponse]]: ...
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
