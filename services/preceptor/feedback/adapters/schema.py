@@ -108,7 +108,7 @@ comparisons = Table(
     Column("prompt", CanonicalJson, nullable=False),
     Column("candidates", CanonicalJson, nullable=False),
     Column("gold_answer", CanonicalJson, nullable=False, server_default="[]"),
-    Column("only_rater", String(63), nullable=False, server_default=""),
+    Column("only_rater", String(63), nullable=False, server_default=text("''")),
     UniqueConstraint("comparison_id"),
     sqlite_autoincrement=True,
 )

@@ -1,5 +1,6 @@
 """Labels of a reward model: exported rankings, HH-RLHF transcripts, and TRL preference rows, as one kind of record."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from preceptor.learner.run_configs.reward import RewardData
 __all__ = ["CandidateText", "Labels", "OddRow", "Pair", "Prompt", "RankedCandidates", "load_labels", "pairs_of"]
 
 Prompt = str | tuple[Message, ...]
+_Weighted = tuple[tuple[tuple[int, ...], ...], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class CandidateText:
 class RankedCandidates:
     """Every ranking of one comparison. rankings: per rater, tie groups of candidate indexes, best group first.
 
-    file, line: where it (or its first ranking) was read.
+    file, line: where it (or its first ranking) was read. weights: of each ranking, by its rater's reliability; none: 1.
     """
 
     prompt: Prompt
@@ -38,6 +40,12 @@ class RankedCandidates:
     rankings: tuple[tuple[tuple[int, ...], ...], ...]
     file: str = ""
     line: int = 0
+    weights: tuple[float, ...] = ()
+
+    @property
+    def ranking_weights(self) -> tuple[float, ...]:
+        """One per ranking."""
+        return self.weights or (1.0,) * len(self.rankings)
 
     @property
     def prompt_key(self) -> str:
@@ -88,13 +96,22 @@ def load_labels(sources: Sequence[RewardData]) -> Labels:
 
 
 def _read_rankings(path: str, labels: Labels) -> None:
-    by_comparison: dict[str, tuple[Line, feedback_pb2.Comparison, list[tuple[tuple[int, ...], ...]]]] = {}
+    by_comparison: dict[str, tuple[Line, feedback_pb2.Comparison, list[_Weighted]]] = {}
     for line in read_jsonl(path):
         record = _ranked_comparison(line)
         comparison = record.comparison
         _, _, rankings = by_comparison.setdefault(comparison.comparison_id, (line, comparison, []))
-        rankings.append(_tie_groups(line, record))
+        rankings.append((_tie_groups(line, record), _weight(line, record)))
     labels.comparisons += [_merged(*parts) for parts in by_comparison.values()]
+
+
+def _weight(line: Line, record: feedback_pb2.RankedComparison) -> float:
+    """1 in files from before raters were weighed."""
+    if not record.HasField("rater_weight"):
+        return 1.0
+    if not (math.isfinite(record.rater_weight) and record.rater_weight >= 0):
+        raise line.error(f"`raterWeight` is {record.rater_weight}; 0 or more is allowed", field="rater_weight")
+    return record.rater_weight
 
 
 def _ranked_comparison(line: Line) -> feedback_pb2.RankedComparison:
@@ -119,16 +136,15 @@ def _tie_groups(line: Line, record: feedback_pb2.RankedComparison) -> tuple[tupl
     return tuple(tuple(group) for group in groups if group)
 
 
-def _merged(
-    line: Line, comparison: feedback_pb2.Comparison, rankings: Sequence[tuple[tuple[int, ...], ...]]
-) -> RankedCandidates:
+def _merged(line: Line, comparison: feedback_pb2.Comparison, weighted: Sequence[_Weighted]) -> RankedCandidates:
     prompt: Prompt = comparison.prompt.text
     if comparison.prompt.WhichOneof("content") == "conversation":
         prompt = tuple({"role": m.role, "content": m.content} for m in comparison.prompt.conversation.messages)
     candidates = tuple(
         CandidateText(c.text, finished=not c.truncated, policy_version=c.policy_version) for c in comparison.candidates
     )
-    return RankedCandidates(prompt, candidates, tuple(rankings), line.path.name, line.number)
+    rankings, weights = zip(*weighted, strict=True)
+    return RankedCandidates(prompt, candidates, rankings, line.path.name, line.number, weights)
 
 
 def _read_hh(path: str, labels: Labels) -> None:

@@ -43,7 +43,7 @@ class _Part:
 
 
 class RewardTask:
-    """Bradley-Terry cross-entropy: mean over the pairs of a ranking, then over the rankings of the step."""
+    """Bradley-Terry cross-entropy: mean over the pairs of a ranking, then over the rankings of the step by weight."""
 
     def __init__(
         self,
@@ -65,10 +65,17 @@ class RewardTask:
         """Adds the gradients of the step's mean loss; a comparison is never split between passes."""
         chosen = [self._train[i] for i in indexes]
         rankings = sum(len(encoded.comparison.rankings) for encoded in chosen)
+        total_weight = sum(sum(encoded.comparison.ranking_weights) for encoded in chosen) or 1.0
         total, scores = 0.0, []
+<<<<<<< HEAD
         for part in self._parts(chosen):
             flat = self._scores(part)
             loss = self._loss(part.comparisons, flat) / rankings
+=======
+        for part in _within_tokens(chosen, self._config.micro_batch_tokens):
+            flat = self._scores([ids for encoded in part for ids in encoded.token_ids])
+            loss = self._loss(part, flat) / total_weight
+>>>>>>> 3726d9b (wip)
             loss.backward()
             total += float(loss.detach())
             scores += list(zip(part.comparisons, _by_comparison(part.comparisons, flat.detach()), strict=True))
@@ -128,13 +135,13 @@ class RewardTask:
         first, second, target, weight = [], [], [], []
         start = 0
         for encoded in part:
-            for ranking in encoded.comparison.rankings:
+            for ranking, of_rater in zip(encoded.comparison.rankings, encoded.comparison.ranking_weights, strict=True):
                 pairs = pairs_of(ranking)
                 for pair in pairs:
                     first.append(start + pair.first)
                     second.append(start + pair.second)
                     target.append(pair.target + self._config.label_smoothing * (1.0 - 2.0 * pair.target))
-                    weight.append(1.0 / len(pairs))
+                    weight.append(of_rater / len(pairs))
             start += len(encoded.token_ids)
         a, b = flat[first], flat[second]
         losses = bradley_terry_loss(a, b, torch.tensor(target, device=flat.device))

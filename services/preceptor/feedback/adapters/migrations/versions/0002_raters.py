@@ -14,7 +14,9 @@ _SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     op.add_column("projects", sa.Column("settings", sa.Text(), nullable=False, server_default="{}"))
     op.add_column("comparisons", sa.Column("gold_answer", sa.Text(), nullable=False, server_default="[]"))
-    op.add_column("comparisons", sa.Column("only_rater", sa.String(length=63), nullable=False, server_default=""))
+    op.add_column(
+        "comparisons", sa.Column("only_rater", sa.String(length=63), nullable=False, server_default=sa.text("''"))
+    )
     where = sa.text("repeat_of != ''")
     op.create_index(
         "ix_comparisons_repeat_of", "comparisons", ["repeat_of"], sqlite_where=where, postgresql_where=where
