@@ -54,6 +54,18 @@ def project(message: pb.Project) -> types.Project:
         guideline_version=message.guideline_version,
         default_overlap=message.default_overlap,
         axes=tuple(message.axes),
+        settings=settings(message.settings),
+    )
+
+
+def settings(message: pb.ProjectSettings) -> types.ProjectSettings:
+    """How a project measures its raters; an older service has no settings."""
+    return types.ProjectSettings(
+        gold_rate=message.gold_rate,
+        repeat_rate=message.repeat_rate,
+        pause_below_reliability=message.pause_below_reliability,
+        pause_below_gold_accuracy=message.pause_below_gold_accuracy,
+        pause_after=message.pause_after or 20,
     )
 
 
@@ -61,10 +73,7 @@ def shown_comparison(message: pb.Comparison, shown_order: tuple[str, ...] = ()) 
     """A comparison without anything that tells where a candidate came from, in the order drawn for the rater."""
     by_id = {candidate.candidate_id: candidate for candidate in message.candidates}
     order = shown_order if set(shown_order) == set(by_id) else tuple(by_id)
-    candidates = tuple(
-        types.ShownCandidate(candidate_id=name, text=by_id[name].text, truncated=by_id[name].truncated)
-        for name in order
-    )
+    candidates = tuple(types.ShownCandidate(candidate_id=name, text=by_id[name].text) for name in order)
     return types.ShownComparison(
         comparison_id=message.comparison_id,
         project_id=message.project_id,
@@ -111,6 +120,7 @@ def submission(request: types.RankingRequest, client: str) -> service_pb.SubmitR
         lease_id=request.lease_id,
         body=body,
         shown_at=timestamp(request.shown_at),
+        submitted_at=timestamp(request.submitted_at),
         supersedes=request.supersedes or "",
         client=client,
     )

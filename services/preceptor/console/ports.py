@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from preceptor.console import types
+from preceptor.console import rater_types, types
 
 
 class FeedbackPort(Protocol):
@@ -34,6 +34,18 @@ class FeedbackPort(Protocol):
         ...
 
     async def stats(self, project_id: str) -> types.Stats: ...
+
+    async def update_project(self, project_id: str, update: types.ProjectUpdate) -> types.Project: ...
+
+    async def rater_report(self, project_id: str) -> rater_types.RaterReport: ...
+
+    async def set_rater_state(
+        self, project_id: str, rater_id: str, request: rater_types.RaterStateRequest
+    ) -> rater_types.RaterState: ...
+
+    async def demonstrate(
+        self, project_id: str, request: rater_types.DemonstrationRequest
+    ) -> rater_types.Demonstration: ...
 
 
 class LoopPort(Protocol):

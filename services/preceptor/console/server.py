@@ -162,4 +162,4 @@ def route_of(scope: Scope) -> str:
 
 def method_of(scope: Scope) -> str:
     """The method, or OTHER for what is none that we serve."""
-    return scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "OTHER"
+    return scope["method"] if scope["method"] in ("GET", "HEAD", "PATCH", "POST") else "OTHER"

@@ -12,6 +12,7 @@ from preceptor.console.charts import Chart, draw
 from preceptor.console.curves import Curve, CurveBook
 from preceptor.console.feeds import LoopFeed, LoopFeeds
 from preceptor.console.ports import FeedbackPort, LoopPort, SystemPort
+from preceptor.console.rater_types import RaterReport
 from preceptor.console.types import (
     Event,
     Loop,
@@ -61,6 +62,15 @@ class LoopView:
     samples: tuple[tuple[int, tuple[Sample, ...]], ...]
     services: tuple[ServiceHealth, ...]
     outages: tuple[Outage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectView:
+    """Everything the admin page shows of one project."""
+
+    project: Project
+    stats: Stats
+    report: RaterReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +132,21 @@ class Console:
         """The loops, newest first as the conductor has them, or none and the outage."""
         part = await attempt("conductor", self.loops.loops(PAGE_SIZE, ""), None)
         return Part(part.value.loops if part.value else (), part.outage)
+
+    async def overview(self) -> Part[tuple[tuple[Project, Stats], ...]]:
+        """Every project with where it stands, or none and the outage."""
+        projects = await self.projects()
+        if projects.outage:
+            return Part((), projects.outage)
+        stats = await asyncio.gather(*(self.feedback.stats(project.project_id) for project in projects.value))
+        return Part(tuple(zip(projects.value, stats, strict=True)))
+
+    async def project_view(self, project_id: str) -> ProjectView:
+        """Gathers a project's admin page."""
+        project, stats, report = await asyncio.gather(
+            self.feedback.project(project_id), self.feedback.stats(project_id), self.feedback.rater_report(project_id)
+        )
+        return ProjectView(project, stats, report)
 
     async def services(self) -> Part[tuple[ServiceHealth, ...]]:
         """The system's processes."""

@@ -51,6 +51,16 @@ class Message(Model):
     content: str
 
 
+class ProjectSettings(Model):
+    """How a project measures its raters."""
+
+    gold_rate: float = Field(default=0, ge=0, le=0.5, description="Share of a rater's leases that are gold items.")
+    repeat_rate: float = Field(default=0, ge=0, le=0.5, description="Share that repeats, in swapped order.")
+    pause_below_reliability: float = Field(default=0, ge=0, le=1, description="0: nobody is paused.")
+    pause_below_gold_accuracy: float = Field(default=0, ge=0, le=1, description="0: nobody is paused.")
+    pause_after: int = Field(default=20, ge=1, le=10_000, description="Comparisons before a rater can be paused.")
+
+
 class Project(Model):
     """A labelling project."""
 
@@ -60,6 +70,17 @@ class Project(Model):
     guideline_version: int
     default_overlap: int
     axes: tuple[str, ...] = Field(description="Names of optional ratings per candidate, 1 to 7.")
+    settings: ProjectSettings = ProjectSettings()
+
+
+class ProjectUpdate(Model):
+    """What to change of a project; what is absent stays."""
+
+    title: str | None = Field(default=None, max_length=1000)
+    guidelines: str | None = Field(default=None, description="Markdown; becomes the next version.")
+    default_overlap: int | None = Field(default=None, ge=1, le=100)
+    axes: tuple[str, ...] | None = Field(default=None, description="Those there are, and further ones.")
+    settings: ProjectSettings | None = None
 
 
 class ShownCandidate(Model):
@@ -67,7 +88,6 @@ class ShownCandidate(Model):
 
     candidate_id: str
     text: str
-    truncated: bool = Field(description="It ended at the length limit.")
 
 
 class ShownComparison(Model):
@@ -149,6 +169,7 @@ class RankingRequest(Model):
     axis_ratings: tuple[AxisRating, ...] = Field(default=(), max_length=1_000)
     comment: str = Field(default="", max_length=10_000)
     shown_at: Moment | None = Field(default=None, description="leased_at of the lease, unchanged in retries.")
+    submitted_at: Moment | None = Field(default=None, description="When it was given, if it is sent later.")
     supersedes: EventId | None = Field(default=None, description="The vote of this rater that this one replaces.")
 
 

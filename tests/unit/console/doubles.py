@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from preceptor.common.errors import NotFound, PreceptorError
-from preceptor.console import types
+from preceptor.console import rater_types, types
 from preceptor.console.feeds import LoopFeeds
 from preceptor.console.service import Console
 
@@ -27,9 +27,7 @@ def project(project_id: str = "demo", **changes: Any) -> types.Project:
 
 
 def comparison(*texts: str, comparison_id: str = "run-a/1") -> types.ShownComparison:
-    candidates = tuple(
-        types.ShownCandidate(candidate_id=f"c{index}", text=text, truncated=False) for index, text in enumerate(texts)
-    )
+    candidates = tuple(types.ShownCandidate(candidate_id=f"c{index}", text=text) for index, text in enumerate(texts))
     prompt = (types.Message(role="prompt", content="Hello?"),)
     return types.ShownComparison(comparison_id=comparison_id, project_id="demo", prompt=prompt, candidates=candidates)
 
@@ -53,6 +51,40 @@ def ranking(request: types.RankingRequest, client: str) -> types.Ranking:
         supersedes=request.supersedes or "",
         late=False,
         client=client,
+    )
+
+
+def rater_report(project_id: str) -> rater_types.RaterReport:
+    some = rater_types.Estimate(value=0.62, low=0.5, high=0.7, n=40)
+    state = rater_types.RaterState(
+        rater_id="amber-1", paused=True, reason="below the threshold", changed_by="service", changed_at=NOW
+    )
+    rater = rater_types.RaterQuality(
+        rater_id="amber-1",
+        rankings=44,
+        reliability=some,
+        weight=0.24,
+        gold_accuracy=some,
+        left_wins=some,
+        self_consistency=rater_types.Estimate(value=0, low=0, high=0, n=0),
+        median_seconds=9.5,
+        fast_share=0.0,
+        slow_share=0.1,
+        careless=True,
+        findings=("orders 62 % of pairs rightly",),
+        state=state,
+    )
+    return rater_types.RaterReport(
+        project_id=project_id,
+        label_high_water_mark=8,
+        rankings=44,
+        shared_comparisons=40,
+        krippendorff_alpha=some,
+        fleiss_kappa=some,
+        fleiss_raters=3,
+        cohen_kappa=(rater_types.RaterPair(rater_a="amber-1", rater_b="birch-2", kappa=some),),
+        raters=(rater,),
+        unknown_weight=0.5,
     )
 
 
@@ -113,6 +145,37 @@ class FeedbackDouble:
     async def samples(self, project_id: str, limit: int) -> tuple[types.Sample, ...]:
         self._check()
         return self.shown[:limit]
+
+    async def update_project(self, project_id: str, update: types.ProjectUpdate) -> types.Project:
+        changed = update.model_dump(exclude_unset=True)
+        self.known[project_id] = (await self.project(project_id)).model_copy(update=changed)
+        return self.known[project_id]
+
+    async def rater_report(self, project_id: str) -> rater_types.RaterReport:
+        self._check()
+        return rater_report(project_id)
+
+    async def set_rater_state(
+        self, project_id: str, rater_id: str, request: rater_types.RaterStateRequest
+    ) -> rater_types.RaterState:
+        self._check()
+        return rater_types.RaterState(
+            rater_id=rater_id, paused=request.paused, reason=request.reason, changed_by="admin", changed_at=NOW
+        )
+
+    async def demonstrate(
+        self, project_id: str, request: rater_types.DemonstrationRequest
+    ) -> rater_types.Demonstration:
+        self._check()
+        return rater_types.Demonstration(
+            event_id=request.event_id,
+            sequence=1,
+            project_id=project_id,
+            rater_id=request.rater_id,
+            comparison_id=request.comparison_id,
+            prompt=(),
+            text=request.text,
+        )
 
     async def stats(self, project_id: str) -> types.Stats:
         self._check()

@@ -44,7 +44,7 @@ async def test_a_lease_shows_the_candidates_in_the_order_drawn_and_nothing_of_th
     assert answer.status_code == 200
     candidates = answer.json()["lease"]["comparison"]["candidates"]
     assert [candidate["text"] for candidate in candidates] == ["first", "second"]
-    assert set(candidates[0]) == {"candidate_id", "text", "truncated"}
+    assert set(candidates[0]) == {"candidate_id", "text"}
 
 
 async def test_no_work_is_an_answer_with_a_time_to_ask_again(client: httpx.AsyncClient) -> None:

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 
 from preceptor.api.feedback.v1 import feedback_service_pb2 as pb
 from preceptor.clients.feedback import AsyncFeedbackClient
-from preceptor.console import converters, types
+from preceptor.console import converters, rater_converters, rater_types, types
 from preceptor.console.sampling import SampleBook
 
 SAMPLE_PAGE = 200
 PAGES_PER_LOOK = 10
 PROJECTS_KEPT = 64
+REPORT_TIMEOUT_S = 30.0
 CANDIDATES_PER_COMPARISON = 2
 """How many samples one comparison gives: a page full of answers to one prompt says less than several prompts."""
 
@@ -124,6 +125,46 @@ class GrpcFeedback:
                 break
             book.page_token = answer.next_page_token
         return book.pick(limit)
+
+    async def update_project(self, project_id: str, update: types.ProjectUpdate) -> types.Project:
+        """Changes what was sent."""
+        request = rater_converters.project_update(project_id, update)
+        answer = await self._client.update_project(request, timeout_s=self._timeout_s)
+        return converters.project(answer.project)
+
+    async def rater_report(self, project_id: str) -> rater_types.RaterReport:
+        """Measures the raters; the first time after new votes takes the service a second or two."""
+        request = pb.GetRaterReportRequest(project_id=project_id)
+        answer = await self._client.rater_report(request, timeout_s=max(self._timeout_s, REPORT_TIMEOUT_S))
+        return rater_converters.report(answer.report)
+
+    async def set_rater_state(
+        self, project_id: str, rater_id: str, request: rater_types.RaterStateRequest
+    ) -> rater_types.RaterState:
+        """Pauses a rater, or lets them go on."""
+        answer = await self._client.set_rater_state(
+            pb.SetRaterStateRequest(
+                project_id=project_id, rater_id=rater_id, paused=request.paused, reason=request.reason
+            ),
+            timeout_s=self._timeout_s,
+        )
+        return rater_converters.rater_state(answer.state)
+
+    async def demonstrate(
+        self, project_id: str, request: rater_types.DemonstrationRequest
+    ) -> rater_types.Demonstration:
+        """Stores what a rater would have answered."""
+        answer = await self._client.submit_demonstration(
+            pb.SubmitDemonstrationRequest(
+                event_id=request.event_id,
+                project_id=project_id,
+                rater_id=request.rater_id,
+                comparison_id=request.comparison_id,
+                text=request.text,
+            ),
+            timeout_s=self._timeout_s,
+        )
+        return rater_converters.demonstration(answer.demonstration)
 
     async def stats(self, project_id: str) -> types.Stats:
         """Where a project stands."""

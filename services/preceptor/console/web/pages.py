@@ -44,6 +44,8 @@ class Pages:
             Route("/loops-panel", self.loops_panel, name="loops_panel"),
             Route("/loops/{loop_id}", self.loop, name="loop"),
             Route("/loops/{loop_id}/panel", self.loop_panel, name="loop_panel"),
+            Route("/admin", self.admin, name="admin"),
+            Route("/admin/{project_id}", self.project, name="project"),
             Route("/system", self.system, name="system"),
             Route("/system/panel", self.system_panel, name="system_panel"),
             Route("/api", self.api, name="api"),
@@ -96,6 +98,14 @@ class Pages:
     async def _loop_page(self, request: Request, template: str) -> Response:
         view = await self._console.loop_view(request.path_params["loop_id"])
         return self._page(request, template, view=view)
+
+    async def admin(self, request: Request) -> Response:
+        overview = await self._console.overview()
+        return self._page(request, "admin.html", overview=overview.value, outage=overview.outage)
+
+    async def project(self, request: Request) -> Response:
+        view = await self._console.project_view(request.path_params["project_id"])
+        return self._page(request, "project.html", view=view)
 
     async def system(self, request: Request) -> Response:
         return await self._system_page(request, "system.html")

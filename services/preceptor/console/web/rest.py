@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from preceptor.common.errors import InvalidInput
-from preceptor.console import types
+from preceptor.console import rater_types, types
 from preceptor.console.service import Console
 from preceptor.console.types import Model, RaterId
 from preceptor.console.web.security import CLIENT_HEADER
@@ -122,6 +122,22 @@ async def list_rankings(call: Call) -> types.RankingPage:
     )
 
 
+async def update_project(call: Call) -> types.Project:
+    return await call.console.feedback.update_project(call.path["project_id"], call.body)
+
+
+async def rater_report(call: Call) -> rater_types.RaterReport:
+    return await call.console.feedback.rater_report(call.path["project_id"])
+
+
+async def set_rater_state(call: Call) -> rater_types.RaterState:
+    return await call.console.feedback.set_rater_state(call.path["project_id"], call.path["rater_id"], call.body)
+
+
+async def demonstrate(call: Call) -> rater_types.Demonstration:
+    return await call.console.feedback.demonstrate(call.path["project_id"], call.body)
+
+
 async def get_comparison(call: Call) -> types.ShownComparison:
     return await call.console.feedback.comparison(call.path["comparison_id"])
 
@@ -154,6 +170,42 @@ OPERATIONS = (
     Operation("getProject", "GET", "/projects/{project_id}", "Returns one project.", get_project, types.Project),
     Operation(
         "getStats", "GET", "/projects/{project_id}/stats", "Says where a project stands.", get_stats, types.Stats
+    ),
+    Operation(
+        "updateProject",
+        "PATCH",
+        "/projects/{project_id}",
+        "Changes a project; what the body leaves out stays.",
+        update_project,
+        types.Project,
+        body=types.ProjectUpdate,
+    ),
+    Operation(
+        "getRaterReport",
+        "GET",
+        "/projects/{project_id}/raters",
+        "Measures the raters: agreement, reliability and weight, gold accuracy, bias, consistency, time.",
+        rater_report,
+        rater_types.RaterReport,
+    ),
+    Operation(
+        "setRaterState",
+        "POST",
+        "/projects/{project_id}/raters/{rater_id}/state",
+        "Pauses a rater, or lets them go on. A paused rater gets no lease; votes they send are kept.",
+        set_rater_state,
+        rater_types.RaterState,
+        body=rater_types.RaterStateRequest,
+    ),
+    Operation(
+        "submitDemonstration",
+        "POST",
+        "/projects/{project_id}/demonstrations",
+        "Stores what a rater would have answered to a comparison's prompt. Repeat it with the same event_id.",
+        demonstrate,
+        rater_types.Demonstration,
+        body=rater_types.DemonstrationRequest,
+        errors=(409,),
     ),
     Operation(
         "leaseComparison",

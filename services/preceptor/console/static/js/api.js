@@ -32,7 +32,7 @@ export function segment(text) {
   return encodeURIComponent(text);
 }
 
-async function request(method, path, body) {
+export async function request(method, path, body) {
   const options = { method, headers: { Accept: "application/json" }, signal: AbortSignal.timeout(TIMEOUT_MS) };
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";

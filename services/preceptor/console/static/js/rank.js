@@ -83,7 +83,8 @@ async function lookOnce(mine) {
       return null;
     }
     if (!error.passing) {
-      view.wait("This project cannot be ranked", error.message);
+      const paused = error.reason === "RATER_PAUSED";
+      view.wait(paused ? "You are paused in this project" : "This project cannot be ranked", error.message);
       return 30;
     }
     view.wait("The feedback service does not answer", `${error.message} This page tries again by itself.`);

@@ -43,9 +43,8 @@ export class View {
     byId("waiting-text").textContent = text;
   }
 
-  candidate(task, { candidate_id: id, text, truncated }) {
+  candidate(task, { candidate_id: id, text }) {
     const number = task.number(id);
-    const cut = truncated ? element("span", { class: "tag", title: "It ended at the length limit" }, "cut off") : null;
     return element(
       "li",
       { class: "candidate card", "data-candidate": id },
@@ -59,7 +58,6 @@ export class View {
           "div",
           { class: "foot" },
           element("span", { class: "place" }),
-          cut,
           button("toggle", id, "card-toggle", "Rank next"),
           button("tie", id, "card-tie", "Tie"),
         ),
