@@ -50,6 +50,18 @@ def test_feedback_on_both_databases(tmp_path: Path) -> None:
     assert figures["disk.fsyncs"] > 0
 
 
+@pytest.mark.slow
+def test_raters_lose_no_vote_while_the_service_is_killed_and_the_network_breaks(tmp_path: Path) -> None:
+    load = ("--seconds", "12", "--kill-every", "3", "--cut-every", "2", "--comparisons", "2000")
+    code, figures = bench("feedback-chaos", *load, tmp_path=tmp_path)
+    assert code == 0
+    assert figures["service.kills"] >= 2
+    assert figures["network.cuts"] >= 2
+    assert figures["votes.acknowledged"] > 50
+    for name in ("lost", "unknown", "twice", "shared_leases", "overfull", "changed_leases"):
+        assert figures[f"votes.{name}"] == 0
+
+
 def test_weights_over_each_transport(tmp_path: Path) -> None:
     load = ("--size", "64MiB", "--receivers", "2", "--rounds", "2", "--delta-size", "32MiB")
     _, figures = bench("weights", *load, tmp_path=tmp_path)

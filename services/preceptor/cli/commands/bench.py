@@ -10,6 +10,7 @@ BENCHES = {
     "generation": "preceptor.cli.bench.generation:generation",
     "reward": "preceptor.cli.bench.reward:reward",
     "feedback": "preceptor.cli.bench.feedback:feedback",
+    "feedback-chaos": "preceptor.cli.bench.feedback_chaos:feedback_chaos",
     "weights": "preceptor.cli.bench.weights:weights",
     "chaos": "preceptor.cli.bench.chaos:chaos",
 }
