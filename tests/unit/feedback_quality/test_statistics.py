@@ -43,7 +43,7 @@ def test_only_what_several_ranked_or_has_a_known_answer_counts() -> None:
 def test_alpha_is_krippendorffs() -> None:
     answers = {"r1": "aaaabbbb==ab", "r2": "aaabbbbb=aab", "r3": "a-abbb-b==ba"}
     numbers = {"a": -1.0, "b": 1.0, "=": 0.0, "-": np.nan}
-    matrix = [[numbers[one] for one in row] for row in answers.values()]
+    matrix = [[numbers[one] for one in row] + [-numbers[one] for one in row] for row in answers.values()]
     expected = krippendorff.alpha(matrix, level_of_measurement="ordinal", value_domain=[-1, 0, 1])
     alpha = agreement(decisions_of(votes_of(answers))).alpha
     assert alpha.value == pytest.approx(expected)
@@ -52,20 +52,22 @@ def test_alpha_is_krippendorffs() -> None:
 
 
 def test_fleiss_and_cohen_by_hand() -> None:
-    # 20 pairs, both say "a" in 8, "b" in 6, r1 a and r2 b in 4, the reverse in 2: po .7, pe .6*.5 + .4*.5 = .5.
+    # 20 pairs, both say "a" in 8, "b" in 6, r1 a and r2 b in 4, the reverse in 2: they agree in .7; counted in both
+    # directions each answer has a share of .5, so chance gives .5.
     found = agreement(decisions_of(votes_of({"r1": "a" * 12 + "b" * 8, "r2": "a" * 8 + "b" * 4 + "a" * 2 + "b" * 6})))
     [pair] = found.cohen
     assert (pair.rater_a, pair.rater_b) == ("r1", "r2")
     assert pair.kappa.value == pytest.approx((0.7 - 0.5) / (1 - 0.5))
-    # Fleiss takes one margin for both: p(a) = 22/40, pe = .55^2 + .45^2 = .505.
-    assert found.fleiss.value == pytest.approx((0.7 - 0.505) / (1 - 0.505))
+    assert found.fleiss.value == pytest.approx((0.7 - 0.5) / (1 - 0.5))
     assert found.fleiss_raters == 2
     assert pair.kappa.low < 0.4 < pair.kappa.high
 
 
-def test_total_agreement_on_both_answers_is_one_and_a_single_answer_measures_nothing() -> None:
-    assert agreement(decisions_of(votes_of({"r1": "ab" * 6, "r2": "ab" * 6}))).alpha.value == pytest.approx(1.0)
-    assert agreement(decisions_of(votes_of({"r1": "a" * 12, "r2": "a" * 12}))).alpha.n == 0
+def test_total_agreement_is_one_however_candidates_are_named_and_ties_alone_measure_nothing() -> None:
+    for answers in ("ab" * 6, "a" * 12):
+        found = agreement(decisions_of(votes_of({"r1": answers, "r2": answers})))
+        assert (found.alpha.value, found.fleiss.value, found.cohen[0].kappa.value) == pytest.approx((1.0, 1.0, 1.0))
+    assert agreement(decisions_of(votes_of({"r1": "=" * 12, "r2": "=" * 12}))).alpha.n == 0
 
 
 def test_reliability_is_found_back() -> None:

@@ -1,4 +1,8 @@
-"""Agreement of raters on pairs of candidates, each with an interval from resampling comparisons."""
+"""Agreement of raters on pairs of candidates, each with an interval from resampling comparisons.
+
+Which candidate of a pair stands first is arbitrary, so every pair is counted in both directions: chance agreement then
+does not depend on how candidates happen to be named.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +48,18 @@ def _with_interval(
 ) -> Estimate:
     if len(table) < FEWEST_ITEMS:
         return Estimate()
-    value = measure(table)
+    value = measure(_both_ways(table))
     if not np.isfinite(value):
         return Estimate()
     times = (counts[cluster].astype(int) for counts in resamples(clusters, rounds, seed))
-    drawn = (measure(np.repeat(table, repeated, axis=0)) for repeated in times)
+    drawn = (measure(_both_ways(np.repeat(table, repeated, axis=0))) for repeated in times)
     usable = [one for one in drawn if np.isfinite(one)]
     low, high = np.quantile(usable, [0.025, 0.975]) if usable else (value, value)
     return Estimate(float(value), float(low), float(high), len(table))
+
+
+def _both_ways(table: Floats) -> Floats:
+    return np.concatenate([table, table[:, ::-1]])
 
 
 def _alpha(table: Floats) -> float:
@@ -79,16 +87,18 @@ def _cohen(decisions: Decisions, rounds: int, seed: int) -> tuple[Kappa, ...]:
     kappas = []
     for a, b in most:
         items = common[a, b]
-        both = np.array([(answers[a][item] + 1) * OUTCOMES + answers[b][item] + 1 for item in items], dtype=np.float64)
+        both = np.zeros((len(items), OUTCOMES**2))
+        both[np.arange(len(items)), [(answers[a][i] + 1) * OUTCOMES + answers[b][i] + 1 for i in items]] = 1.0
         cluster = decisions.cluster[items] if items else decisions.cluster[:0]
-        estimate = _with_interval(_kappa, both.reshape(-1, 1), cluster, decisions.clusters, rounds, seed)
+        estimate = _with_interval(_kappa, both, cluster, decisions.clusters, rounds, seed)
         if estimate.n:
             kappas.append(Kappa(decisions.raters[a], decisions.raters[b], estimate))
     return tuple(kappas)
 
 
 def _kappa(both: Floats) -> float:
-    table = np.bincount(both[:, 0].astype(int), minlength=OUTCOMES**2).reshape(OUTCOMES, OUTCOMES)
-    if len(both) == 0 or (np.trace(table) == len(both) and np.count_nonzero(table) == 1):
+    """both: [pairs, 9], one 1 per row, at 3 * (one rater's outcome + 1) + the other's + 1."""
+    table = both.sum(axis=0).reshape(OUTCOMES, OUTCOMES)
+    if np.count_nonzero(table.sum(axis=1)) < 2:
         return float("nan")
     return float(cohens_kappa(table, return_results=False))

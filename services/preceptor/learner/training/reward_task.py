@@ -67,15 +67,9 @@ class RewardTask:
         rankings = sum(len(encoded.comparison.rankings) for encoded in chosen)
         total_weight = sum(sum(encoded.comparison.ranking_weights) for encoded in chosen) or 1.0
         total, scores = 0.0, []
-<<<<<<< HEAD
         for part in self._parts(chosen):
             flat = self._scores(part)
-            loss = self._loss(part.comparisons, flat) / rankings
-=======
-        for part in _within_tokens(chosen, self._config.micro_batch_tokens):
-            flat = self._scores([ids for encoded in part for ids in encoded.token_ids])
-            loss = self._loss(part, flat) / total_weight
->>>>>>> 3726d9b (wip)
+            loss = self._loss(part.comparisons, flat) / total_weight
             loss.backward()
             total += float(loss.detach())
             scores += list(zip(part.comparisons, _by_comparison(part.comparisons, flat.detach()), strict=True))
