@@ -22,6 +22,7 @@ from preceptor.learner.adapters.run_files import LocalRunFiles, model_folder, ru
 from preceptor.learner.adapters.run_history import RunHistory
 from preceptor.learner.adapters.transports import GrpcTransport, ShmTransport, Transport
 from preceptor.learner.adapters.weight_senders import WeightSenders
+from preceptor.learner.algorithms.registry import algorithm_class
 from preceptor.learner.config import LearnerSettings
 from preceptor.learner.monitor import RunControl, RunMonitor, StepMetrics
 from preceptor.learner.phases import PhaseClock
@@ -41,11 +42,19 @@ from preceptor.learner.server import WeightFeed
 from preceptor.learner.service import RlRun
 from preceptor.learner.training.export import prepare
 from preceptor.learner.training.metrics_log import MetricsLog, read_metrics
-from preceptor.learner.training.ppo import PpoTrainer
+from preceptor.learner.training.ppo import RlTrainer
 from preceptor.learner.types import ProgressCallback
 
 log = get_logger(__name__)
-_FIXED = {"seed", "model", "reference", "critic_init", "batch_size", "group_size"}  # may not change within a run
+_FIXED = {
+    "seed",
+    "model",
+    "reference",
+    "critic_init",
+    "batch_size",
+    "group_size",
+    "algorithm",
+}  # may not change within a run
 _ABANDONED_BATCHES = 2  # so many batches' worth of groups in a row without one success end the run
 
 
@@ -185,13 +194,13 @@ def _past_steps(folder: Path) -> list[StepMetrics]:
     ]
 
 
-def _trainer(config: RlConfig, store: ArtifactStore) -> PpoTrainer:
+def _trainer(config: RlConfig, store: ArtifactStore) -> RlTrainer:
     engine = prepare(config)
     model = model_folder(store, config.model, "model")
     reference = model if config.reference is None else model_folder(store, config.reference, "reference")
     critic = None if config.critic_init is None else model_folder(store, config.critic_init, "critic_init")
-    return PpoTrainer(
-        config.ppo,
+    return RlTrainer(
+        algorithm_class(config.algorithm)(config.update),
         model,
         reference_dir=reference,
         critic_dir=critic,
@@ -227,8 +236,8 @@ def _pump(config: RlConfig, stream: RolloutStream, sender: CollectSender, checkp
     return pump
 
 
-def _reconfigure(config: RlConfig, trainer: PpoTrainer, pump: Pump) -> None:
-    trainer.reconfigure(config.ppo)
+def _reconfigure(config: RlConfig, trainer: RlTrainer, pump: Pump) -> None:
+    trainer.reconfigure(config.update)
     credit = _credit(config)
     pump.retune(credit, _staleness(config), _in_flight_limit(config, credit))
 

@@ -15,6 +15,7 @@ class Experience:
     sampling_logprobs: [T] as the generation engine reported them. version_spans cover [0, T) without gap or overlap.
     score: raw reward of the whole completion. finished: it ended by EOS or a stop string, not by length.
     weight: of its tokens in the policy loss, in [0, 1]; below 1 where the staleness policy weights it down.
+    token_rewards: [T] raw rewards of single tokens, beside the score; empty: none.
     """
 
     rollout_id: str
@@ -28,6 +29,7 @@ class Experience:
     finished: bool
     reward_model_version: int
     weight: float = 1.0
+    token_rewards: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""PpoTrainer: one test per known implementation detail, exact resume, guards."""
+"""RlTrainer: one test per known implementation detail, exact resume, guards."""
 
 import dataclasses
 import json
@@ -13,9 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from preceptor.common.errors import DataLoss, InvalidInput
+from preceptor.learner.algorithms.ppo import Ppo
 from preceptor.learner.models.scalar import new_reward_model
 from preceptor.learner.run_configs import PpoConfig
-from preceptor.learner.training.ppo import PpoTrainer
+from preceptor.learner.training.ppo import RlTrainer
 from preceptor.learner.training.ppo_targets import ScoreMoments
 from preceptor.learner.types import Experience
 
@@ -36,8 +37,8 @@ def config(**changes: Any) -> PpoConfig:
 
 @pytest.fixture
 def make(model_dir: Path) -> Any:
-    def trainer(**changes: Any) -> PpoTrainer:
-        return PpoTrainer(config(**changes), model_dir, reference_dir=model_dir, seed=7)
+    def trainer(**changes: Any) -> RlTrainer:
+        return RlTrainer(Ppo(config(**changes)), model_dir, reference_dir=model_dir, seed=7)
 
     return trainer
 
@@ -79,11 +80,11 @@ def rollouts(
     return batch
 
 
-def weights(trainer: PpoTrainer) -> dict[str, torch.Tensor]:
+def weights(trainer: RlTrainer) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in trainer.models.policy.named_parameters()}
 
 
-def unchanged(trainer: PpoTrainer, before: dict[str, torch.Tensor]) -> bool:
+def unchanged(trainer: RlTrainer, before: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(p, before[name]) for name, p in trainer.models.policy.named_parameters())
 
 
@@ -228,7 +229,9 @@ def test_critic_only_leaves_the_policy_alone(make: Any, model_dir: Path):
 def test_the_critic_may_start_as_the_reward_model(model_dir: Path, tmp_path: Path):
     new_reward_model(model_dir, seed=0).save_pretrained(tmp_path)
     (tmp_path / "card.json").write_text(json.dumps({"score_mean": 0.0, "score_sd": 1.0}))
-    trainer = PpoTrainer(config(critic="reward_model"), model_dir, reference_dir=model_dir, critic_dir=tmp_path, seed=0)
+    trainer = RlTrainer(
+        Ppo(config(critic="reward_model")), model_dir, reference_dir=model_dir, critic_dir=tmp_path, seed=0
+    )
     assert trainer.step(rollouts(model_dir), policy_version=0).metrics["values/mean"] != 0.0
 
 
@@ -358,7 +361,7 @@ def test_a_reward_model_of_another_vocabulary_is_refused_as_critic(model_dir: Pa
     model.resize_token_embeddings(50)
     model.save_pretrained(tmp_path)
     with pytest.raises(InvalidInput, match="critic has a vocabulary of 50"):
-        PpoTrainer(config(critic="reward_model"), model_dir, reference_dir=model_dir, critic_dir=tmp_path)
+        RlTrainer(Ppo(config(critic="reward_model")), model_dir, reference_dir=model_dir, critic_dir=tmp_path)
 
 
 def test_running_moments_equal_numpys():

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from preceptor.learner.rl.losses import log_ratio
+from preceptor.learner.rl.masking import masked_fill_zero
+
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """Returns log(p/q) per token, [B, T]: unbiased for KL(p||q) on samples of p, high variance, may be negative.
@@ -24,6 +27,36 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """
     log_ratio = (ref_logprobs - logprobs).clamp(-20.0, 20.0)
     return torch.expm1(log_ratio) - log_ratio
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: str) -> Tensor:
+    """Returns the estimate per token, [B, T]; estimator: "k1", "k2" or "k3"."""
+    return {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}[estimator](logprobs, ref_logprobs)
+
+
+def kl_in_loss(
+    logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, *, estimator: str, weighted: bool
+) -> Tensor:
+    """Returns a per-token KL term for the loss, [B, T], 0 where mask is False.
+
+    The gradient of an estimate is not the gradient of the KL. With p the policy and samples of p, the bare k1 has an
+    expected gradient of E[grad log p] = 0: noise and no penalty. The bare k2 has that of KL(p||q). The bare k3, which
+    GRPO took, has that of the forward KL at p = q and another one elsewhere. Weighted by r = exp(logprobs -
+    old_logprobs) each has that of KL(p||q), also after the first step, when the samples are of the old policy: k1 and
+    k3 with the gradient of r (as TRL's `use_bias_correction_kl`), k2 with r held fixed.
+
+    Args:
+      logprobs: [B, T], with gradient.
+      old_logprobs, ref_logprobs: [B, T], without.
+      mask: [B, T].
+      estimator: "k1", "k2" or "k3".
+      weighted: see above.
+    """
+    estimate = kl_estimate(logprobs, ref_logprobs.detach(), estimator)
+    if weighted:
+        ratio = log_ratio(logprobs, old_logprobs.detach(), mask).exp()
+        estimate = estimate * (ratio.detach() if estimator == "k2" else ratio)
+    return masked_fill_zero(estimate, mask)
 
 
 def adaptive_kl_coef(coef: float, observed_kl: float, *, target: float, horizon: int, rollouts: int) -> float:

@@ -1,4 +1,4 @@
-"""PPO's losses, token by token; the caller takes the mean and states its denominator."""
+"""Policy and value losses per token or per sequence; the caller takes the mean and states its denominator."""
 
 from typing import NamedTuple
 
@@ -60,6 +60,27 @@ def ppo_policy_loss(
     if weights is not None:
         loss = masked_fill_zero(weights.detach(), mask) * loss
     return PolicyLoss(masked_fill_zero(loss, mask), ratio, mask & (bounded > plain))
+
+
+def policy_gradient_loss(
+    logprobs: Tensor, advantages: Tensor, mask: Tensor, *, weights: Tensor | None = None
+) -> Tensor:
+    """REINFORCE's surrogate -w A log p, [B, T] (Williams 1992), whose gradient is the policy gradient's; 0 off mask.
+
+    Args:
+      logprobs: [B, T], with gradient.
+      advantages: [B, T], no gradient.
+      mask: [B, T].
+      weights: [B, T], importance weights (see corrections), no gradient; None = 1.
+    """
+    check_same_shape(logprobs=logprobs, advantages=advantages, mask=mask)
+    factor = advantages.detach() if weights is None else advantages.detach() * masked_fill_zero(weights.detach(), mask)
+    return masked_fill_zero(-factor * masked_fill_zero(logprobs, mask), mask)
+
+
+def row_sums(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Returns [count] sums of values [N] by the row [N] (int64, below count) that each belongs to; differentiable."""
+    return torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, rows, values)
 
 
 def ppo_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float) -> ValueLoss:

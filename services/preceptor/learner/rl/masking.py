@@ -1,7 +1,17 @@
 """Means, variances and whitening over the tokens that count."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+# Sums a small float64 tensor over the ranks that share a batch; each rank gets the sum.
+Reduce = Callable[[Tensor], Tensor]
+
+
+def one_rank(sums: Tensor) -> Tensor:
+    """The Reduce of a single process: returns sums."""
+    return sums
 
 
 def check_same_shape(**tensors: Tensor) -> None:
@@ -41,16 +51,27 @@ def masked_var(values: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((masked_fill_zero(values, mask) - mean).square(), mask)
 
 
-def masked_whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True, epsilon: float = 1e-8) -> Tensor:
-    """Returns (values - mean) / sqrt(var + epsilon) under mask, [B, T], 0 elsewhere.
+def masked_whiten(
+    values: Tensor, mask: Tensor, *, shift_mean: bool = True, epsilon: float = 1e-8, reduce: Reduce = one_rank
+) -> Tensor:
+    """Returns (values - mean) / sqrt(var + epsilon) under mask, 0 elsewhere, in values' shape.
 
-    As in TRL's and lm-human-preferences' `whiten`; statistics over the tokens that count only.
+    As in TRL's and lm-human-preferences' `whiten`; statistics over the tokens that count only, of all ranks.
 
     Args:
-      values: [B, T].
-      mask: [B, T].
+      values: [B, T] or [B].
+      mask: as values.
       shift_mean: False keeps the mean (the habit for rewards): values are centred, scaled and shifted back.
+      reduce: sums over ranks.
     """
-    mean = masked_mean(values, mask)
-    whitened = (masked_fill_zero(values, mask) - mean) * torch.rsqrt(masked_var(values, mask) + epsilon)
+    mean = global_mean(values, mask, reduce)
+    centred = masked_fill_zero(values, mask) - mean
+    whitened = centred * torch.rsqrt(global_mean(centred.square(), mask, reduce) + epsilon)
     return masked_fill_zero(whitened if shift_mean else whitened + mean, mask)
+
+
+def global_mean(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> Tensor:
+    """Returns the mean [] under mask over all ranks; 0 where nothing counts."""
+    total = torch.stack([masked_sum(values, mask).double(), mask.sum().double()])
+    total = reduce(total)
+    return (total[0] / total[1].clamp(min=1)).to(values.dtype)

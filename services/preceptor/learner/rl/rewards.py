@@ -21,6 +21,11 @@ def last_token_index(mask: Tensor) -> Tensor:
     return torch.where(mask, positions, torch.full_like(positions, -1)).amax(dim=1)
 
 
+def last_token_mask(mask: Tensor) -> Tensor:
+    """Returns [B, T] bool, True at each row's last token that counts."""
+    return torch.arange(mask.shape[1], device=mask.device)[None, :] == last_token_index(mask)[:, None]
+
+
 def shape_scores(
     scores: Tensor, finished: Tensor, *, missing_eos_penalty: float = 0.0, clip: float | None = None
 ) -> Tensor:
@@ -38,18 +43,44 @@ def shape_scores(
     return torch.where(finished, scores, scores - missing_eos_penalty)
 
 
-def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float) -> ShapedRewards:
-    """Returns r_t = -kl_coef kl_t, plus the score on the last token that counts (Ziegler et al. 2019).
+def length_penalties(
+    mask: Tensor, *, per_token: float, cache_tokens: int, penalty: float, max_tokens: int | None
+) -> Tensor:
+    """Returns what is taken from each score for its length, [B], 0 or more.
+
+    per_token for every token, plus DAPO's soft overlong punishment (arXiv 2503.14476, equation 13): 0 up to max_tokens
+    - cache_tokens, then linearly up to penalty at max_tokens.
+
+    Args:
+      mask: [B, T].
+      cache_tokens: 0 for no soft punishment.
+      max_tokens: tokens per completion at most; needed with cache_tokens.
+    """
+    lengths = mask.sum(dim=1).to(torch.float32)
+    taken = per_token * lengths
+    if cache_tokens and max_tokens is None:
+        raise ValueError("the soft overlong punishment needs max_tokens")
+    if cache_tokens and max_tokens is not None:
+        over = (lengths - (max_tokens - cache_tokens)) / cache_tokens
+        taken = taken + penalty * over.clamp(0.0, 1.0)
+    return taken
+
+
+def token_rewards(
+    scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float, dense: Tensor | None = None
+) -> ShapedRewards:
+    """Returns r_t = -kl_coef kl_t + dense_t, plus the score on the last token that counts (Ziegler et al. 2019).
 
     Args:
       scores: [B], shaped.
       kl: [B, T], per-token estimate against the reference (see kl), no gradient.
       mask: [B, T]; in each row the tokens that count are a prefix.
       kl_coef: 0 or more.
+      dense: [B, T], rewards of single tokens, if there are any.
     """
     check_same_shape(kl=kl, mask=mask)
     non_score = masked_fill_zero(-kl_coef * kl, mask)
-    last = last_token_index(mask)
-    at_last = torch.arange(mask.shape[1], device=mask.device)[None, :] == last[:, None]
-    rewards = non_score + torch.where(at_last, scores[:, None], torch.zeros_like(non_score))
+    rewards = non_score + torch.where(last_token_mask(mask), scores[:, None], torch.zeros_like(non_score))
+    if dense is not None:
+        rewards = rewards + masked_fill_zero(dense, mask)
     return ShapedRewards(rewards, non_score)

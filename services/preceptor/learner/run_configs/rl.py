@@ -1,13 +1,26 @@
-"""Config of an rl run: PPO against a reward model or a reward function, fed by rollout workers."""
+"""Config of an rl run: an algorithm against a reward model or a reward function, fed by rollout workers."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from preceptor.learner.run_configs.algorithms import (
+    GrpoConfig,
+    OnlineDpoConfig,
+    ReinforceConfig,
+    ReinforcePlusPlusConfig,
+    RftConfig,
+    RlooConfig,
+)
 from preceptor.learner.run_configs.base import CheckpointConfig, ConfigModel, PathText, RunConfig
 from preceptor.learner.run_configs.guards import GuardsConfig, SelfCheckConfig
+from preceptor.learner.run_configs.plugins import PLUGIN_SECTION, plugin_settings
 from preceptor.learner.run_configs.ppo import PpoConfig
+from preceptor.learner.run_configs.update import CriticConfig, UpdateConfig
+
+# The section of the config that holds an algorithm's settings bears the algorithm's name.
+SECTIONS = ("ppo", "grpo", "rloo", "reinforce_pp", "reinforce", "rft", "online_dpo")
 
 
 class Turn(ConfigModel):
@@ -118,7 +131,7 @@ def _rl_checkpoints() -> CheckpointConfig:
 
 
 class RlConfig(RunConfig):
-    """PPO on rollouts that generators and rollout workers stream to the learner."""
+    """An algorithm on rollouts that generators and rollout workers stream to the learner."""
 
     kind: Literal["rl"] = Field(description="Which run this is.")
     model: PathText = Field(description="Initial policy: any Hugging Face causal LM directory; version 0 of the run.")
@@ -179,9 +192,25 @@ class RlConfig(RunConfig):
         default=0, ge=0, le=100_000, description="Steps of critic-only training after the reward model's version rose."
     )
     feedback: FeedbackShare = Field(default_factory=FeedbackShare, description="What raters get to see.")
-    ppo: PpoConfig = Field(
-        default_factory=PpoConfig, description="The update. Its batch_size and temperature are this run's."
+    algorithm: str = Field(
+        default="ppo",
+        min_length=1,
+        max_length=200,
+        description="ppo, grpo, rloo, reinforce_pp, reinforce, rft or online_dpo, with settings in the section of that "
+        "name; or a plug-in, with settings in `settings`: its entry point's name in the group preceptor.algorithms, or "
+        '"package.module:Class".',
     )
+    ppo: PpoConfig | None = Field(
+        default=None,
+        description="PPO's settings. Its batch_size, temperature and max_tokens are this run's (so in every section).",
+    )
+    grpo: GrpoConfig | None = Field(default=None, description="GRPO's settings (also DAPO's and Dr. GRPO's).")
+    rloo: RlooConfig | None = Field(default=None, description="RLOO's settings.")
+    reinforce_pp: ReinforcePlusPlusConfig | None = Field(default=None, description="REINFORCE++'s settings.")
+    reinforce: ReinforceConfig | None = Field(default=None, description="REINFORCE's settings.")
+    rft: RftConfig | None = Field(default=None, description="Best-of-n's and rejection sampling's settings.")
+    online_dpo: OnlineDpoConfig | None = Field(default=None, description="Online DPO's settings.")
+    settings: dict[str, Any] | None = Field(default=None, description="A plug-in algorithm's settings.")
     publish: PublishConfig = Field(default_factory=PublishConfig, description="Policy versions in the store.")
     checkpoint: CheckpointConfig = Field(
         default_factory=_rl_checkpoints, description="Also bounds the rollouts that wait for acknowledgement."
@@ -203,35 +232,96 @@ class RlConfig(RunConfig):
             return self.reward.name
         return self.run_id
 
+    @property
+    def update(self) -> UpdateConfig:
+        """The chosen algorithm's settings."""
+        if self.algorithm in SECTIONS:
+            chosen: UpdateConfig = getattr(self, self.algorithm)
+            return chosen
+        return plugin_settings(self.algorithm, self.settings or {})
+
     @model_validator(mode="before")
     @classmethod
-    def _fill_ppo(cls, values: Any) -> Any:
-        """The update's batch size, temperature and critic follow the run unless they are written out."""
-        if not isinstance(values, Mapping) or not isinstance(values.get("ppo", {}), Mapping):
+    def _fill_settings(cls, values: Any) -> Any:
+        """The update's batch size, temperature, lengths and critic follow the run unless they are written out."""
+        if not isinstance(values, Mapping):
             return values
-        ppo = dict(values.get("ppo", {}))
-        sampling = values.get("sampling", {})
-        ppo.setdefault("batch_size", values.get("batch_size", cls.model_fields["batch_size"].default))
-        if isinstance(sampling, Mapping) and "temperature" in sampling:
-            ppo.setdefault("temperature", sampling["temperature"])
-        ppo.setdefault("critic", "policy" if values.get("critic_init") is None else "reward_model")
-        ppo.setdefault("total_updates", values.get("total_steps"))
-        return {**values, "ppo": ppo}
+        name = values.get("algorithm", "ppo")
+        section = name if name in SECTIONS else PLUGIN_SECTION
+        given = values.get(section)
+        if not isinstance(given, Mapping | None):
+            return values
+        update, sampling = dict(given or {}), values.get("sampling", {})
+        update.setdefault("batch_size", values.get("batch_size", cls.model_fields["batch_size"].default))
+        sampling = sampling if isinstance(sampling, Mapping) else {}
+        update.setdefault("temperature", sampling.get("temperature", 1.0))
+        update.setdefault("max_tokens", sampling.get("max_tokens", SamplingConfig.model_fields["max_tokens"].default))
+        update.setdefault("total_updates", values.get("total_steps"))
+        if name == "ppo":
+            update.setdefault("critic", "policy" if values.get("critic_init") is None else "reward_model")
+        return {**values, section: update}
+
+    @model_validator(mode="after")
+    def _one_section(self) -> "RlConfig":
+        section = self.algorithm if self.algorithm in SECTIONS else PLUGIN_SECTION
+        for other in (*SECTIONS, PLUGIN_SECTION):
+            if other != section and getattr(self, other) is not None:
+                raise ValueError(
+                    f"`{other}` has settings, but algorithm is {self.algorithm}: remove the section"
+                    + ("" if other == PLUGIN_SECTION else f", or say algorithm: {other}")
+                )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "RlConfig":
         if self.batch_size % self.group_size:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of group_size {self.group_size}")
-        if self.ppo.batch_size != self.batch_size:
-            raise ValueError(f"ppo.batch_size {self.ppo.batch_size} differs from batch_size {self.batch_size}")
-        if self.ppo.temperature != self.sampling.temperature:
-            raise ValueError(
-                f"ppo.temperature {self.ppo.temperature} differs from sampling.temperature {self.sampling.temperature}"
-            )
-        if self.ppo.critic == "reward_model" and self.critic_init is None:
-            raise ValueError("ppo.critic is reward_model, so critic_init must name a reward model directory")
-        if self.ppo.critic == "policy" and self.critic_init is not None:
-            raise ValueError("critic_init is set, so ppo.critic must be reward_model (or leave one of them out)")
+        self._check_update(self.update)
         if self.critic_warmup_steps_after_switch and self.reward.function is not None:
             raise ValueError("critic_warmup_steps_after_switch has no effect with reward.function: it has no versions")
         return self
+
+    def _check_update(self, update: UpdateConfig) -> None:
+        section = self.algorithm if self.algorithm in SECTIONS else PLUGIN_SECTION
+        for name, own in (
+            ("batch_size", self.batch_size),
+            ("temperature", self.sampling.temperature),
+            ("max_tokens", self.sampling.max_tokens),
+        ):
+            if getattr(update, name) != own:
+                run_field = name if name == "batch_size" else f"sampling.{name}"
+                raise ValueError(f"{section}.{name} {getattr(update, name)} differs from {run_field} {own}")
+        if self.staleness == "down_weight" and not update.is_weighted:
+            raise ValueError(
+                f"staleness: down_weight weights policy gradients; {self.algorithm}'s loss is none: take wait"
+            )
+        self._check_critic(update, section)
+        self._check_group(update, section)
+
+    def _check_critic(self, update: UpdateConfig, section: str) -> None:
+        if not isinstance(update, CriticConfig):
+            if self.critic_init is not None:
+                raise ValueError(f"critic_init is set, but {self.algorithm} has no critic: remove it, or take ppo")
+            if self.critic_warmup_steps_after_switch:
+                raise ValueError(
+                    f"critic_warmup_steps_after_switch trains the critic alone, but {self.algorithm} has none: "
+                    "set it to 0"
+                )
+        elif update.critic == "reward_model" and self.critic_init is None:
+            raise ValueError(f"{section}.critic is reward_model, so critic_init must name a reward model directory")
+        elif update.critic != "reward_model" and self.critic_init is not None:
+            raise ValueError(
+                f"critic_init is set, so {section}.critic must be reward_model (or leave one of them out), "
+                f"not {update.critic}"
+            )
+
+    def _check_group(self, update: UpdateConfig, section: str) -> None:
+        by_group = update.compares_group or getattr(update, "baseline", None) == "group"
+        if by_group and self.group_size == 1:
+            raise ValueError(
+                f"group_size 1: {self.algorithm} compares the rollouts of a group, so every advantage would be 0; "
+                "take 2 or more, or an algorithm without a group baseline (ppo, reinforce_pp, reinforce)"
+            )
+        top_k = getattr(update, "top_k", 1)
+        if top_k > self.group_size:
+            raise ValueError(f"{section}.top_k {top_k} exceeds group_size {self.group_size}")

@@ -1,7 +1,8 @@
-"""PPO with a critic, one update at a time.
+"""The trainer that all algorithms share, one update at a time.
 
-The update, in order: old_logprobs, ref_logprobs and values of the whole batch; per-token KL and score to rewards; GAE;
-whitening; importance weights against the sampling engine; then epochs of minibatches over policy and critic.
+The update, in order: old_logprobs, ref_logprobs and values of the whole batch, as far as the algorithm needs them;
+per-token KL and score to rewards; the algorithm's estimate; importance weights against the sampling engine; then epochs
+of minibatches over policy and critic.
 
 Follows Ziegler et al. 2019 (arXiv 1909.08593), Huang et al. 2024 ("The N+ implementation details of RLHF with PPO",
 arXiv 2403.17031) and Zheng et al. 2023 ("Secrets of RLHF", arXiv 2307.04964); off-policy correction as in
@@ -12,14 +13,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from preceptor.learner.algorithms.base import Algorithm
 from preceptor.learner.models.engine import Engine
 from preceptor.learner.rl.kl import adaptive_kl_coef
 from preceptor.learner.run_configs.base import LoraSettings
-from preceptor.learner.run_configs.ppo import PpoConfig
+from preceptor.learner.run_configs.update import UpdateConfig
 from preceptor.learner.training.checkpoints import read_state, write_state
 from preceptor.learner.training.export import export_model
 from preceptor.learner.training.freezing import tensor_digests, with_learning_rate_zero
@@ -39,12 +41,12 @@ from preceptor.learner.types import Experience, StepResult
 _STATE = "trainer.pt"
 
 
-class PpoTrainer:
-    """Holds policy, critic, reference, optimisers and controllers; everything that a resume needs is in state_dict."""
+class RlTrainer:
+    """Holds the models, optimisers and controllers; everything that a resume needs is in state_dict."""
 
     def __init__(
         self,
-        config: PpoConfig,
+        algorithm: Algorithm,
         model_dir: Path,
         *,
         reference_dir: Path,
@@ -58,10 +60,10 @@ class PpoTrainer:
         """Loads the models.
 
         Args:
-          config: the update.
+          algorithm: its settings say how an update goes.
           model_dir: Hugging Face directory of the initial policy.
           reference_dir: of the frozen reference.
-          critic_dir: reward model directory (config.critic "reward_model"), or a causal LM's ("policy"); None takes
+          critic_dir: reward model directory (critic: reward_model), or a causal LM's ("policy"); None takes
             the policy's trunk.
           engine: how the models are run; by default in float32 in one process on `device`.
           lora: train adapters instead of the policy's weights; the reference is then the policy without them.
@@ -70,11 +72,12 @@ class PpoTrainer:
         Raises:
           InvalidInput: a directory is missing or wrong, or the models' vocabularies differ.
         """
-        self._config = config
-        self._thawed: PpoConfig | None = None
+        self.algorithm, self._config = algorithm, algorithm.config
+        self._thawed: UpdateConfig | None = None
         self._device = torch.device(device) if engine is None else engine.device
         self.models = PpoModels(
-            config,
+            self._config,
+            algorithm.needs(),
             Path(model_dir),
             reference_dir=Path(reference_dir),
             critic_dir=None if critic_dir is None else Path(critic_dir),
@@ -84,7 +87,7 @@ class PpoTrainer:
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._moments = ScoreMoments()
-        self.kl_coef = config.kl.coef
+        self.kl_coef = self._config.kl.coef or self._config.kl.loss_coef
         self.updates = 0
 
     def step(self, experiences: Sequence[Experience], *, policy_version: int, critic_only: bool = False) -> StepResult:
@@ -113,11 +116,19 @@ class PpoTrainer:
         if self._config.score_scale == "running":
             self._moments.update(batch.scores)
         score_sd = self._moments.sd if self._config.score_scale == "running" else 1.0
-        targets = compute_targets(batch, forwards, self._config, kl_coef=self.kl_coef, score_sd=score_sd)
+        targets = compute_targets(self.algorithm, batch, forwards, kl_coef=self._kl_coefs.reward, score_sd=score_sd)
         metrics |= score_metrics(batch) | target_metrics(batch, forwards, targets, kl_coef=self.kl_coef)
         clock.mark("targets")
         metrics["lr"] = self.models.policy_rate()
-        update = PpoUpdate(self._config, self.models, batch, forwards, targets, generator=self._generator)
+        update = PpoUpdate(
+            self.algorithm,
+            self.models,
+            batch,
+            forwards,
+            targets,
+            kl_loss_coef=self._kl_coefs.loss,
+            generator=self._generator,
+        )
         tally = update.run(critic_only=critic_only)
         clock.mark("update")
         if not critic_only:
@@ -127,11 +138,11 @@ class PpoTrainer:
         metrics |= tally.means() | clock.metrics(batch) | {"guard/skipped": float(bool(tally.reasons))}
         return StepResult(metrics, skipped=bool(tally.reasons), reasons=tally.reasons)
 
-    def reconfigure(self, config: PpoConfig) -> None:
+    def reconfigure(self, config: UpdateConfig) -> None:
         """Takes over other settings from the next update on; another KL coefficient replaces an adapted one."""
-        if config.kl.coef != self._config.kl.coef:
-            self.kl_coef = config.kl.coef
-        self._config = config
+        if (config.kl.coef, config.kl.loss_coef) != (self._config.kl.coef, self._config.kl.loss_coef):
+            self.kl_coef = config.kl.coef or config.kl.loss_coef
+        self._config = self.algorithm.config = config
         self.models.reconfigure(config)
 
     def freeze(self, frozen: bool) -> None:
@@ -146,12 +157,13 @@ class PpoTrainer:
     def weight_digests(self) -> dict[str, str]:
         """Returns the digest of every tensor that is trained, by name."""
         state = self.models.state_dict()
-        return tensor_digests({name: state[name] for name in ("policy", "critic") if name in state})
+        return tensor_digests({name: state[name] for name in ("policy", "critic") if state[name] is not None})
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what an exact resume needs; the tensors are the live ones, so copy or save before the next step."""
         return {
             "models": self.models.state_dict(),
+            "algorithm": self.algorithm.state_dict(),
             "kl_coef": self.kl_coef,
             "moments": asdict(self._moments),
             "generator": self._generator.get_state(),
@@ -162,6 +174,7 @@ class PpoTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what state_dict returned, on a trainer made with the same config."""
         self.models.load_state_dict(state["models"])
+        self.algorithm.load_state_dict(state["algorithm"])
         self.kl_coef = float(state["kl_coef"])
         self._moments = ScoreMoments(**state["moments"])
         self._generator.set_state(state["generator"])
@@ -192,9 +205,21 @@ class PpoTrainer:
         reference = models.reference_logprobs(rows, mask)
         if reference is not None:
             clock.mark("ref_logprobs")
-        values = models.batch_values(rows, mask)
-        clock.mark("values")
+        values = None
+        if models.critic is not None:
+            values = models.batch_values(rows, mask)
+            clock.mark("values")
         return Forwards(old.logprobs, reference, values, old.entropy)
+
+    @property
+    def _kl_coefs(self) -> "_KlCoefs":
+        """The controller moves the one coefficient there is; with both (asked for) they stay as they are."""
+        kl = self._config.kl
+        if not self.models.has_reference:
+            return _KlCoefs(0.0, 0.0)
+        if kl.coef > 0:
+            return _KlCoefs(self.kl_coef, kl.loss_coef)
+        return _KlCoefs(0.0, self.kl_coef if kl.loss_coef > 0 else 0.0)
 
     def _control_kl(self, metrics: dict[str, float], rollouts: int) -> None:
         kl = self._config.kl
@@ -202,6 +227,11 @@ class PpoTrainer:
             self.kl_coef = adaptive_kl_coef(
                 self.kl_coef, metrics["objective/kl"], target=kl.target, horizon=kl.horizon, rollouts=rollouts
             )
+
+
+class _KlCoefs(NamedTuple):
+    reward: float
+    loss: float
 
 
 class _PhaseClock:

@@ -20,7 +20,8 @@ class RolloutBatch:
     rows: prompt + completion, the completion being the targets. mask: [B, T] bool. sampling_logprobs: [B, T].
     current: [B, T] bool, tokens of rollouts that policy_version alone computed. scores: [B]. finished: [B] bool.
     staleness: [B], policy_version less the oldest version among a rollout's tokens. weights: [B], of a rollout's tokens
-    in the policy loss.
+    in the policy loss. groups: [B] int64, the number of each rollout's prompt group, from 0. token_rewards: [B, T], 0
+    where there are none.
     """
 
     rollout_ids: list[str]
@@ -32,6 +33,8 @@ class RolloutBatch:
     finished: Tensor
     staleness: Tensor
     weights: Tensor
+    groups: Tensor
+    token_rewards: Tensor
 
     @property
     def prompt_tokens(self) -> int:
@@ -58,14 +61,17 @@ def assemble(batch: Sequence[Experience], *, policy_version: int, device: torch.
     width = max(len(experience.token_ids) for experience in batch)
     mask = torch.zeros(len(batch), width, dtype=torch.bool)
     logprobs = torch.zeros(len(batch), width)
+    dense = torch.zeros(len(batch), width)
     current = torch.zeros_like(mask)
     for place, experience in enumerate(batch):
         mask[place, : len(experience.token_ids)] = True
         logprobs[place, : len(experience.token_ids)] = torch.tensor(experience.sampling_logprobs)
+        dense[place, : len(experience.token_rewards)] = torch.tensor(experience.token_rewards)
         # A rollout that an update overtook has tokens of this version on keys and values of an older one: no measure of
         # how well engine and learner agree.
         if all(version == policy_version for version, _, _ in experience.version_spans):
             current[place, : len(experience.token_ids)] = True
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(e.group_id for e in batch))}
     oldest = [min(version for version, _, _ in experience.version_spans) for experience in batch]
     return RolloutBatch(
         rollout_ids=[experience.rollout_id for experience in batch],
@@ -77,6 +83,8 @@ def assemble(batch: Sequence[Experience], *, policy_version: int, device: torch.
         finished=torch.tensor([experience.finished for experience in batch], device=device),
         staleness=torch.tensor([policy_version - version for version in oldest], dtype=torch.float32, device=device),
         weights=torch.tensor([experience.weight for experience in batch], device=device),
+        groups=torch.tensor([numbers[experience.group_id] for experience in batch], device=device),
+        token_rewards=dense.to(device),
     )
 
 
@@ -89,6 +97,10 @@ def _check(experience: Experience, policy_version: int) -> None:
         raise InvalidInput(
             f"{name} has {len(experience.sampling_logprobs)} sampling_logprobs for {tokens} tokens",
             field="sampling_logprobs",
+        )
+    if len(experience.token_rewards) not in (0, tokens):
+        raise InvalidInput(
+            f"{name} has {len(experience.token_rewards)} token_rewards for {tokens} tokens", field="token_rewards"
         )
     covered = 0
     for version, begin, end in experience.version_spans:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from preceptor.common.errors import InvalidInput
+from preceptor.learner.algorithms.base import Needs
 from preceptor.learner.models.adapters import adapters_off
 from preceptor.learner.models.batching import TokenBatch, TokenRow
 from preceptor.learner.models.engine import Engine
@@ -17,19 +18,20 @@ from preceptor.learner.models.loading import load_causal_lm_dir, load_tokenizer
 from preceptor.learner.models.scalar import Critic
 from preceptor.learner.rl.logprobs import TokenLogprobs
 from preceptor.learner.run_configs.base import LoraSettings, OptimizerConfig
-from preceptor.learner.run_configs.ppo import PpoConfig
+from preceptor.learner.run_configs.update import UpdateConfig
 from preceptor.learner.training.optimization import build_optimizer, guarded_step, learning_rate
 
 
 class PpoModels:
     """Policy (trained), reference (frozen; with LoRA on its own base, the policy without adapters), critic (trained).
 
-    The reference is left out where KL has no weight: coefficient 0 under a fixed controller.
+    Reference and critic are there as far as they are needed.
     """
 
     def __init__(
         self,
-        config: PpoConfig,
+        config: UpdateConfig,
+        needs: Needs,
         model_dir: Path,
         *,
         reference_dir: Path,
@@ -42,21 +44,22 @@ class PpoModels:
         self.tokenizer = load_tokenizer(model_dir)
         self.pad_id: int = self.tokenizer.pad_token_id or 0
         self.policy = load_causal_lm_dir(model_dir, field="policy")
-        self.critic = _critic(config, model_dir, critic_dir).train()
-        wants_reference = config.kl.coef > 0 or config.kl.controller == "adaptive"
-        self._switches_adapters = wants_reference and lora is not None and reference_dir == model_dir
+        self.critic = _critic(config, model_dir, critic_dir).train() if needs.critic else None
+        self._switches_adapters = needs.reference and lora is not None and reference_dir == model_dir
         self.reference: PreTrainedModel | None = None
-        if wants_reference and not self._switches_adapters:
+        if needs.reference and not self._switches_adapters:
             self.reference = load_causal_lm_dir(reference_dir, field="reference")
         self._check_vocabularies()
         self._policy, self._reference = LogprobModel(self.policy), None
         engine.ready(self._policy, lora=lora, frozen=frozen)
-        engine.ready(self.critic, lora=lora if lora is not None and lora.critic else None)
+        self.policy_optimizer = build_optimizer([self._policy], config.optimizer)
+        self.critic_optimizer = None
+        if self.critic is not None:
+            engine.ready(self.critic, lora=lora if lora is not None and lora.critic else None)
+            self.critic_optimizer = build_optimizer([self.critic], config.critic_optimizer)
         if self.reference is not None:
             self._reference = LogprobModel(self.reference)
             engine.ready(self._reference, trained=False)
-        self.policy_optimizer = build_optimizer([self._policy], config.optimizer)
-        self.critic_optimizer = build_optimizer([self.critic], config.critic_optimizer)
         self.policy_steps = 0
         self.critic_steps = 0
 
@@ -112,7 +115,7 @@ class PpoModels:
         self.critic_steps += 1
         return norm
 
-    def reconfigure(self, config: PpoConfig) -> None:
+    def reconfigure(self, config: UpdateConfig) -> None:
         """Takes over other settings; what the models are made of stays."""
         self._config = config
 
@@ -124,9 +127,9 @@ class PpoModels:
         """Returns weights, optimiser states and schedule positions."""
         return {
             "policy": self.policy.state_dict(),
-            "critic": self.critic.state_dict(),
+            "critic": None if self.critic is None else self.critic.state_dict(),
             "policy_optimizer": self.policy_optimizer.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "critic_optimizer": None if self.critic_optimizer is None else self.critic_optimizer.state_dict(),
             "policy_steps": self.policy_steps,
             "critic_steps": self.critic_steps,
         }
@@ -134,9 +137,10 @@ class PpoModels:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what state_dict returned."""
         self.policy.load_state_dict(state["policy"])
-        self.critic.load_state_dict(state["critic"])
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
-        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])
+            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.policy_steps, self.critic_steps = int(state["policy_steps"]), int(state["critic_steps"])
 
     @property
@@ -164,7 +168,7 @@ class PpoModels:
 
     def _check_vocabularies(self) -> None:
         size = self.policy.config.get_text_config().vocab_size
-        others = {"reference": self.reference, "critic": self.critic.model}
+        others = {"reference": self.reference, "critic": None if self.critic is None else self.critic.model}
         for name, model in others.items():
             other = size if model is None else model.config.get_text_config().vocab_size
             if other != size:
@@ -175,7 +179,7 @@ class PpoModels:
                 )
 
 
-def _critic(config: PpoConfig, model_dir: Path, critic_dir: Path | None) -> Critic:
+def _critic(config: Any, model_dir: Path, critic_dir: Path | None) -> Critic:
     if config.critic == "reward_model" and critic_dir is not None:
         return Critic.from_reward_model(critic_dir)
     return Critic.from_policy(model_dir if critic_dir is None else critic_dir)
