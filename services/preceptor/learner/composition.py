@@ -42,7 +42,7 @@ from preceptor.learner.server import WeightFeed
 from preceptor.learner.service import RlRun
 from preceptor.learner.training.export import prepare
 from preceptor.learner.training.metrics_log import MetricsLog, read_metrics
-from preceptor.learner.training.ppo import RlTrainer
+from preceptor.learner.training.rl_trainer import RlTrainer
 from preceptor.learner.types import ProgressCallback
 
 log = get_logger(__name__)

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from preceptor.common.errors import InvalidInput
 from preceptor.learner.adapters.prompt_files import read_prompts
+from preceptor.learner.algorithms.registry import algorithm_class
 from preceptor.learner.data.preferences import load_labels, pairs_of
 from preceptor.learner.data.supervised import encode_prompt, load_supervised
 from preceptor.learner.models.loading import load_tokenizer
@@ -91,19 +92,41 @@ def _dpo(config: DpoConfig) -> dict[str, Any]:
 def _rl(config: RlConfig) -> dict[str, Any]:
     policy = _described(ModelSource(path=config.model), "model")
     reference = _described(ModelSource(path=config.reference or config.model), "reference")
-    critic = policy if config.critic_init is None else _described(ModelSource(path=config.critic_init), "critic_init")
+    needs = algorithm_class(config.algorithm)(config.update).needs()
+    switches_adapters = config.lora is not None and config.reference is None
+    models = {"policy": {**policy, "trained": True}}
+    if needs.reference:
+        loaded = "the policy, its adapters switched off" if switches_adapters else reference["path"]
+        models["reference"] = {**reference, "trained": False, "loaded_from": loaded}
+    if needs.critic:
+        models["critic"] = {**_critic(config, policy), "trained": True}
     prompts = _prompts(config, policy["context_tokens"])
-    trained = policy["parameters"] + critic["parameters"]
     return {
-        "models": {"policy": policy, "reference": reference, "critic": critic},
+        "algorithm": {"name": config.algorithm, "settings": config.update.model_dump(mode="json")},
+        "models": models,
         "reward": {"name": config.reward_name or "(the current one)", **config.reward.model_dump(exclude={"name"})},
         "data": prompts,
         "steps": config.total_steps,
         "rollouts": config.total_steps * config.batch_size,
         "epochs_of_prompts": config.total_steps * config.groups_per_batch / prompts["prompts"],
         "issued_ahead": (config.max_staleness + 1) * config.batch_size,
-        "memory_bytes": _memory(trained) + _FLOAT_BYTES * reference["parameters"],
+        "optimizer_steps": config.total_steps * config.update.epochs * config.update.minibatches,
+        "memory_bytes": _rl_memory(models, switches_adapters=switches_adapters),
     }
+
+
+def _critic(config: RlConfig, policy: dict[str, Any]) -> dict[str, Any]:
+    if config.critic_init is None:
+        return {**policy, "loaded_from": f"{policy['path']} (trunk; the head starts at 0)"}
+    found = _described(ModelSource(path=config.critic_init), "critic_init")
+    return {**found, "loaded_from": f"{found['path']} (trunk and head)"}
+
+
+def _rl_memory(models: dict[str, dict[str, Any]], *, switches_adapters: bool) -> int:
+    """An upper bound with LoRA, which keeps no gradients and moments of the weights below the adapters."""
+    trained = [model["parameters"] for role, model in models.items() if role != "reference"]
+    frozen = 0 if switches_adapters or "reference" not in models else models["reference"]["parameters"]
+    return sum(map(_memory, trained)) + _FLOAT_BYTES * frozen
 
 
 def _prompts(config: RlConfig, context_tokens: int | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from preceptor.learner.types import Experience, StepResult
 
 
 class Trainer(Protocol):
-    """The update; see preceptor.learner.training.ppo."""
+    """The update; see preceptor.learner.training.rl_trainer."""
 
     def step(self, batch: Sequence[Experience], *, policy_version: int, critic_only: bool = False) -> StepResult: ...
     def save(self, directory: Path) -> None: ...

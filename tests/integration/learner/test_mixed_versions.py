@@ -12,6 +12,7 @@ from preceptor.api.common.v1 import text_pb2
 from preceptor.api.rollout.v1 import rollout_pb2
 from preceptor.common.redis_keys import ROLLOUT_FIELD, rollout_stream
 from preceptor.learner.adapters.rollout_stream import RolloutStream
+from preceptor.learner.algorithms.ppo import Ppo
 from preceptor.learner.pump.attempts import AttemptLimits, SendOrder
 from preceptor.learner.pump.credit import Credit
 from preceptor.learner.pump.ledger import Ledger
@@ -21,7 +22,7 @@ from preceptor.learner.pump.pump import Pump
 from preceptor.learner.pump.results import Batch
 from preceptor.learner.pump.staleness import WeightDown
 from preceptor.learner.run_configs import PpoConfig
-from preceptor.learner.training.ppo import PpoTrainer
+from preceptor.learner.training.rl_trainer import RlTrainer
 from tests.support.redis import RedisProcess
 
 RUN, VERSION, CAP = "mixed", 5, 2.0
@@ -92,7 +93,7 @@ def test_a_rollout_over_three_versions_is_trained_with_what_was_recorded(tmp_pat
     config = PpoConfig.model_validate(
         {"batch_size": 4, "minibatches": 1, "critic": "policy", "correction": {"kind": "truncated", "cap": CAP}}
     )
-    trainer = PpoTrainer(config, policy_dir, reference_dir=policy_dir)
+    trainer = RlTrainer(Ppo(config), policy_dir, reference_dir=policy_dir)
     metrics = trainer.step(batch.experiences, policy_version=VERSION).metrics
     weights = np.exp(learner_logprobs(policy_dir) - np.array(RECORDED))
     assert metrics["correction/weight_mean"] == pytest.approx(np.minimum(weights, CAP).mean(), rel=1e-4)

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from preceptor.common.errors import InvalidInput
+from preceptor.learner.algorithms.ppo import Ppo
 from preceptor.learner.distributed.ranks import Ranks
 from preceptor.learner.models.adapters import adapters_off, merged_weights
 from preceptor.learner.models.engine import Engine
@@ -17,7 +18,7 @@ from preceptor.learner.models.scalar import ScoreModel, new_reward_model
 from preceptor.learner.run_configs.base import EngineConfig, LoraSettings, OptimizerConfig
 from preceptor.learner.run_configs.ppo import PpoConfig
 from preceptor.learner.training.optimization import build_optimizer
-from preceptor.learner.training.ppo import PpoTrainer
+from preceptor.learner.training.rl_trainer import RlTrainer
 from tests.unit.learner.test_packing import family, gradients, rows
 from tests.unit.learner.test_ppo import rollouts
 
@@ -122,9 +123,9 @@ def test_a_new_reward_head_is_trained_beside_adapters(model_dir: Path):
 
 
 def test_ppo_with_adapters_holds_one_copy_and_starts_at_kl_zero(model_dir: Path, tmp_path: Path):
-    def make() -> PpoTrainer:
+    def make() -> RlTrainer:
         torch.manual_seed(0)
-        return PpoTrainer(PpoConfig.model_validate(UPDATE), model_dir, reference_dir=model_dir, lora=LORA)
+        return RlTrainer(Ppo(PpoConfig.model_validate(UPDATE)), model_dir, reference_dir=model_dir, lora=LORA)
 
     trainer = make()
     assert trainer.models.reference is None

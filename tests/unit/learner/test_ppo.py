@@ -16,8 +16,8 @@ from preceptor.common.errors import DataLoss, InvalidInput
 from preceptor.learner.algorithms.ppo import Ppo
 from preceptor.learner.models.scalar import new_reward_model
 from preceptor.learner.run_configs import PpoConfig
-from preceptor.learner.training.ppo import RlTrainer
-from preceptor.learner.training.ppo_targets import ScoreMoments
+from preceptor.learner.training.rl_trainer import RlTrainer
+from preceptor.learner.training.update_targets import ScoreMoments
 from preceptor.learner.types import Experience
 
 EOS = 1

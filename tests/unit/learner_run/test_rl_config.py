@@ -26,6 +26,21 @@ def test_critic_starts_from_the_reward_model_that_is_named():
     assert make(critic_init="rm").ppo.critic == "reward_model"
 
 
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo", "reinforce_pp", "reinforce", "rft", "online_dpo"])
+def test_an_algorithm_is_chosen_by_name_and_follows_the_run(name):
+    config = make(algorithm=name, sampling={"temperature": 0.5, "max_tokens": 7}, **{name: {"minibatches": 2}})
+    update = config.update
+    assert update is getattr(config, name)
+    assert (update.batch_size, update.temperature, update.max_tokens) == (128, 0.5, 7)
+    assert (update.total_updates, update.minibatches) == (5, 2)
+    again = RlConfig.model_validate(config.model_dump(mode="json"))
+    assert again == config
+
+
+def test_kl_twice_is_fine_when_it_is_meant():
+    assert make(ppo={"kl": {"coef": 0.1, "loss_coef": 0.1, "both": True}}).update.kl.both
+
+
 def test_reward_name_is_the_run_where_the_run_brings_its_scorer():
     assert make().reward_name == ""
     assert make(reward={"name": "gold"}).reward_name == "gold"
@@ -49,6 +64,38 @@ def test_reward_name_is_the_run_where_the_run_brings_its_scorer():
         ({"feedback": {"project": "p", "share": 0.9, "control_share": 0.2}}, "exceeds 1"),
         ({"reward": {"function": "f:g"}, "critic_warmup_steps_after_switch": 3}, "has no versions"),
         ({"max_stalenes": 1}, "Extra inputs"),
+        ({"grpo": {}}, "`grpo` has settings, but algorithm is ppo: remove the section, or say algorithm: grpo"),
+        ({"algorithm": "grpo", "ppo": {}}, "`ppo` has settings, but algorithm is grpo"),
+        ({"algorithm": "grpo", "grpo": {"lam": 0.9}}, "lam: for a critic, and this algorithm has none"),
+        ({"algorithm": "rloo", "rloo": {"critic": "policy", "value_clip": 1}}, "critic, value_clip: for a critic"),
+        ({"algorithm": "grpo", "critic_init": "rm"}, "critic_init is set, but grpo has no critic"),
+        ({"algorithm": "grpo", "critic_warmup_steps_after_switch": 2}, "trains the critic alone, but grpo has none"),
+        ({"algorithm": "grpo", "group_size": 1}, "group_size 1: grpo compares the rollouts of a group"),
+        ({"algorithm": "rloo", "group_size": 1}, "group_size 1: rloo compares"),
+        ({"algorithm": "reinforce", "reinforce": {"baseline": "group"}, "group_size": 1}, "group_size 1: reinforce"),
+        ({"algorithm": "rft", "rft": {"top_k": 5}}, "rft.top_k 5 exceeds group_size 4"),
+        ({"algorithm": "rft", "rft": {"kl": {"coef": 0.1}}}, "rft ranks by score"),
+        ({"algorithm": "rft", "rft": {"correction": {"kind": "icepop"}}}, "is no policy gradient"),
+        ({"algorithm": "rft", "staleness": "down_weight"}, "down_weight"),
+        ({"algorithm": "online_dpo", "online_dpo": {"kl": {"loss_coef": 0.1}}}, "online_dpo has its KL in beta"),
+        (
+            {"algorithm": "online_dpo", "online_dpo": {"loss": "ipo", "label_smoothing": 0.1}},
+            "no meaning with loss ipo",
+        ),
+        ({"algorithm": "online_dpo", "online_dpo": {"score_clip": 1.0}}, "can only make ties"),
+        ({"algorithm": "reinforce", "reinforce": {"epochs": 2}}, "no ratio that would correct a second pass"),
+        ({"algorithm": "reinforce", "reinforce": {"whiten_advantages": True, "baseline": "batch"}}, "a second time"),
+        ({"algorithm": "reinforce_pp", "reinforce_pp": {"score_scale": "running"}}, "would be undone"),
+        ({"ppo": {"whiten_rewards": True, "score_scale": "running"}}, "both rescale the rewards"),
+        ({"ppo": {"kl": {"coef": 0.1, "loss_coef": 0.1}}}, "counts twice"),
+        ({"ppo": {"kl": {"coef": 0.0, "controller": "adaptive"}}}, "start above 0"),
+        ({"ppo": {"kl": {"loss_coef": 0.1, "both": True, "controller": "adaptive"}}}, "moves one coefficient"),
+        ({"ppo": {"kl": {"coef": 0, "loss_coef": 1, "loss_estimator": "k1", "weighted": False}}}, "gradient of 0"),
+        ({"ppo": {"correction": {"kind": "none", "cap": 3.0}}}, "correction.cap has no effect"),
+        ({"ppo": {"correction": {"kind": "icepop", "level": "sequence"}}}, "correction.level has no effect"),
+        ({"ppo": {"overlong": {"cache_tokens": 100}}}, "cache_tokens 100 exceeds max_tokens 64"),
+        ({"ppo": {"overlong": {"filter": True}, "missing_eos_penalty": 1.0}}, "leaves out what missing_eos_penalty"),
+        ({"ppo": {"max_tokens": 3}}, "ppo.max_tokens 3 differs from sampling.max_tokens 64"),
     ],
 )
 def test_wrong_combinations_are_refused_with_the_reason(changes, message):

@@ -1,10 +1,10 @@
 """The interface: an algorithm is an advantage estimator, a loss, and the models it needs.
 
-The trainer (preceptor.learner.training.ppo) does the rest for all of them: it assembles the batch, runs the models,
-shapes rewards, corrects for stale and mismatched samples, walks epochs and minibatches, adds KL and entropy where the
-settings want them in the loss, steps the optimisers, keeps the state and reports metrics. Per update it calls
+The trainer (preceptor.learner.training.rl_trainer) does the rest for all of them: it assembles the batch, runs the
+models, shapes rewards, corrects for stale and mismatched samples, walks epochs and minibatches, adds KL and entropy
+where the settings want them in the loss, steps the optimisers, keeps the state and reports metrics. It calls
 
-  estimate(sample)    once: advantages, which rollouts are trained, targets of the critic;
+  estimate(sample)    once per update: advantages, which rollouts are trained, targets of the critic;
   prepare(minibatch)  before each minibatch, for losses that couple rollouts (most do nothing);
   loss(tokens)        for each micro-batch, with gradient.
 

@@ -181,8 +181,8 @@ class UpdateConfig(ConfigModel):
             )
         if not self.is_weighted and self.correction.kind in ("icepop", "decoupled"):
             raise ValueError(
-                f"correction.kind {self.correction.kind} weights policy gradients by importance; this algorithm's loss is "
-                "no policy gradient: remove it"
+                f"correction.kind {self.correction.kind} weights policy gradients by importance; this algorithm's loss "
+                "is no policy gradient: remove it"
             )
         if self.max_tokens is not None and self.overlong.cache_tokens > self.max_tokens:
             raise ValueError(f"overlong.cache_tokens {self.overlong.cache_tokens} exceeds max_tokens {self.max_tokens}")

@@ -26,16 +26,16 @@ from preceptor.learner.training.checkpoints import read_state, write_state
 from preceptor.learner.training.export import export_model
 from preceptor.learner.training.freezing import tensor_digests, with_learning_rate_zero
 from preceptor.learner.training.optimization import restore_rng, rng_state
-from preceptor.learner.training.ppo_batch import RolloutBatch, assemble
-from preceptor.learner.training.ppo_metrics import batch_metrics, score_metrics, target_metrics
 from preceptor.learner.training.ppo_models import PpoModels
-from preceptor.learner.training.ppo_targets import (
+from preceptor.learner.training.rollout_batch import RolloutBatch, assemble
+from preceptor.learner.training.update import Update
+from preceptor.learner.training.update_metrics import batch_metrics, score_metrics, target_metrics
+from preceptor.learner.training.update_targets import (
     Forwards,
     ScoreMoments,
     compute_targets,
     non_finite_rows,
 )
-from preceptor.learner.training.ppo_update import PpoUpdate
 from preceptor.learner.types import Experience, StepResult
 
 _STATE = "trainer.pt"
@@ -120,7 +120,7 @@ class RlTrainer:
         metrics |= score_metrics(batch) | target_metrics(batch, forwards, targets, kl_coef=self.kl_coef)
         clock.mark("targets")
         metrics["lr"] = self.models.policy_rate()
-        update = PpoUpdate(
+        update = Update(
             self.algorithm,
             self.models,
             batch,

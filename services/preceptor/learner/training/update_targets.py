@@ -18,7 +18,7 @@ from preceptor.learner.rl.kl import kl_estimate, kl_k1
 from preceptor.learner.rl.masking import masked_sum
 from preceptor.learner.rl.rewards import ShapedRewards, length_penalties, shape_scores, token_rewards
 from preceptor.learner.run_configs.update import CorrectionConfig, UpdateConfig
-from preceptor.learner.training.ppo_batch import RolloutBatch
+from preceptor.learner.training.rollout_batch import RolloutBatch
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from preceptor.learner.rl.advantages import group_spread
 from preceptor.learner.rl.corrections import effective_sample_size, weights_ess
 from preceptor.learner.rl.kl import kl_k3
 from preceptor.learner.rl.masking import masked_mean, masked_var
-from preceptor.learner.training.ppo_batch import RolloutBatch
-from preceptor.learner.training.ppo_targets import Forwards, Targets, explained_variance, mean_and_sd
+from preceptor.learner.training.rollout_batch import RolloutBatch
+from preceptor.learner.training.update_targets import Forwards, Targets, explained_variance, mean_and_sd
 
 
 def batch_metrics(batch: RolloutBatch, forwards: Forwards) -> dict[str, float]:

@@ -12,9 +12,9 @@ from preceptor.learner.models.batching import TokenBatch
 from preceptor.learner.rl.kl import kl_in_loss
 from preceptor.learner.rl.losses import approx_kl, log_ratio
 from preceptor.learner.rl.masking import masked_mean, masked_sum
-from preceptor.learner.training.ppo_batch import RolloutBatch
 from preceptor.learner.training.ppo_models import PpoModels
-from preceptor.learner.training.ppo_targets import Forwards, Targets
+from preceptor.learner.training.rollout_batch import RolloutBatch
+from preceptor.learner.training.update_targets import Forwards, Targets
 
 
 @dataclass
@@ -42,7 +42,7 @@ class UpdateTally:
         return {name: self.sums[name] / count for name, count in self.counts.items() if count}
 
 
-class PpoUpdate:
+class Update:
     """Applies one batch to policy and critic. What a minibatch's loss is a mean over, the algorithm says."""
 
     def __init__(
