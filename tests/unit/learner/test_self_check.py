@@ -8,17 +8,18 @@ import pytest
 import torch
 
 from preceptor.common.errors import FailedPrecondition
+from preceptor.learner.algorithms.ppo import Ppo
 from preceptor.learner.guards.self_check import self_check
 from preceptor.learner.run_configs.guards import SelfCheckConfig
-from preceptor.learner.training.ppo import PpoTrainer
+from preceptor.learner.training.rl_trainer import RlTrainer
 from tests.unit.learner.test_ppo import config, rollouts
 
 CHECK = SelfCheckConfig(enabled=True)
 
 
 @pytest.fixture
-def trainer(model_dir: Path) -> PpoTrainer:
-    return PpoTrainer(config(), model_dir, reference_dir=model_dir, seed=7)
+def trainer(model_dir: Path) -> RlTrainer:
+    return RlTrainer(Ppo(config()), model_dir, reference_dir=model_dir, seed=7)
 
 
 def folder(tmp_path: Path) -> Path:
@@ -27,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_check_passes_and_leaves_everything_as_it_was(trainer, model_dir, tmp_path):
-    twin = PpoTrainer(config(), model_dir, reference_dir=model_dir, seed=7)
+    twin = RlTrainer(Ppo(config()), model_dir, reference_dir=model_dir, seed=7)
     batch = rollouts(model_dir)
     before = trainer.weight_digests()
     metrics = self_check(trainer, batch, folder(tmp_path), policy_version=0, config=CHECK)

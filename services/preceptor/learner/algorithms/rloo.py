@@ -11,6 +11,7 @@ class Rloo(Algorithm):
     """The action is the whole completion: its ratio is the product of its tokens', and so is the clip."""
 
     settings = RlooConfig
+
     @property
     def reduction(self) -> Reduction:
         return "rollouts"
