@@ -2,12 +2,9 @@
 
 import importlib
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import Any
 
 from preceptor.common.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from preceptor.learner.algorithms.base import Algorithm
 
 ENTRY_POINTS = "preceptor.algorithms"
 _HERE = "preceptor.learner.algorithms"
@@ -22,8 +19,8 @@ BUILT_IN = {
 }
 
 
-def algorithm_class(name: str) -> "type[Algorithm]":
-    """Returns the algorithm's class.
+def algorithm_class(name: str) -> type[Any]:
+    """Returns the algorithm's class, a subclass of base.Algorithm; imports torch only now.
 
     Raises:
       InvalidInput: no algorithm has this name, it cannot be imported, or it is no Algorithm.
@@ -34,9 +31,7 @@ def algorithm_class(name: str) -> "type[Algorithm]":
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InvalidInput(f"algorithm {name} cannot be loaded from {target}: {error}", field="algorithm") from error
-    from preceptor.learner.algorithms.base import Algorithm  # imports torch
-
-    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+    if not (isinstance(found, type) and issubclass(found, importlib.import_module(f"{_HERE}.base").Algorithm)):
         raise InvalidInput(f"algorithm {name}: {target} is no subclass of {_HERE}.base.Algorithm", field="algorithm")
     return found
 
