@@ -91,7 +91,7 @@ def build_rl(
     files.clear_scratch()
     prompts = read_prompts(config.prompts)
     order = PromptOrder(prompts, config.seed)
-    checkpoints = RunCheckpoints(store, config.run_id, keep=config.checkpoint.keep, scratch=files.scratch)
+    checkpoints = RunCheckpoints(store, config.run_id, config.checkpoint, scratch=files.scratch)
     checkpoint = checkpoints.load()
     trainer = _trainer(config, store)
     gateway = RewardGateway(RewardClient(settings.reward_address), config, order)

@@ -1,6 +1,7 @@
 """What the rl run needs from outside, as it sees it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ class Trainer(Protocol):
 
     def step(self, batch: Sequence[Experience], *, policy_version: int, critic_only: bool = False) -> StepResult: ...
     def save(self, directory: Path) -> None: ...
+    def begin_save(self, directory: Path) -> "Future[dict[str, str]]": ...
     def load(self, directory: Path) -> None: ...
     def export(self, directory: Path) -> None: ...
     def freeze(self, frozen: bool) -> None: ...
@@ -60,13 +62,29 @@ class Checkpoint(Protocol):
     def state(self) -> dict[str, Any]: ...
 
 
+class PendingCheckpoint(Protocol):
+    """One that is being written."""
+
+    @property
+    def done(self) -> bool: ...
+    def wait(self) -> str:
+        """Its address, once it is durable."""
+        ...
+
+
 class Checkpoints(Protocol):
     """Durable states of the run."""
 
-    def save(
-        self, step: int, save_trainer: Callable[[Path], None], state: dict[str, Any], policy_version: int
-    ) -> str: ...
+    def begin(
+        self,
+        step: int,
+        save_trainer: Callable[[Path], "Future[dict[str, str]]"],
+        state: dict[str, Any],
+        policy_version: int,
+        metrics: Mapping[str, float],
+    ) -> PendingCheckpoint: ...
     def policy_versions(self) -> set[int]: ...
+    def close(self) -> None: ...
 
 
 class MetricsSink(Protocol):

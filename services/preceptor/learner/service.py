@@ -1,7 +1,7 @@
 """The rl run as a list of named steps. Knows no transport: everything it touches comes in through RunParts."""
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from preceptor.common.errors import FailedPrecondition, InvalidInput
@@ -10,7 +10,7 @@ from preceptor.learner.guards.self_check import self_check
 from preceptor.learner.guards.watch import Finding, Guards, worst
 from preceptor.learner.monitor import RunControl, RunMonitor, RunState, StepMetrics
 from preceptor.learner.phases import WAIT, PhaseClock
-from preceptor.learner.ports import Checkpoint
+from preceptor.learner.ports import Checkpoint, PendingCheckpoint
 from preceptor.learner.pump.results import Batch
 from preceptor.learner.pump.staleness import staleness_by_length
 from preceptor.learner.run_configs.rl import RlConfig
@@ -25,6 +25,16 @@ _POLL_S = 0.25  # how soon requests are seen while the run waits for rollouts
 
 class _RollBackError(Exception):
     """Carries a guard's finding out of the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A checkpoint on its way; settled: stream entries that may go once it is durable; answers: requests for it."""
+
+    checkpoint: PendingCheckpoint
+    settled: list[str]
+    answers: int
+    step: int
 
 
 class RlRun:
@@ -51,6 +61,7 @@ class RlRun:
         self._checkpoint_to_load = checkpoint
         self._progress = progress or (lambda _: None)
         self._saved_step = -1
+        self._pending: _Pending | None = None
         self.totals = RunTotals()
 
     @property
@@ -82,6 +93,7 @@ class RlRun:
                 observer.close()
             self._parts.pump.stop()
             self._parts.publishing.close()
+            self._parts.checkpoints.close()
             self._parts.sink.close()
             self._parts.history.close()
 
@@ -98,6 +110,7 @@ class RlRun:
         self._publish_start()
         if self._checkpoint_to_load is None:
             self._checkpoint()
+            self._settle_checkpoint()
         self._parts.pump.start()
         self._monitor.update(
             state=RunState.RUNNING, step=self.step, total_steps=self._config.total_steps, busy_s=self._phases.busy_s
@@ -115,7 +128,7 @@ class RlRun:
             if batch is not None:
                 with self._phases("rescore"):
                     return self._parts.one_reward_model(batch)
-            if self._parts.pump.needs_acknowledgement:
+            if self._parts.pump.needs_acknowledgement and self._pending is None:
                 log.info("checkpoint, so that the stream can be acknowledged", step=self.step)
                 self._checkpoint()
 
@@ -187,11 +200,13 @@ class RlRun:
         self._parts.pump.stop()
         if self._saved_step != self.step:
             self._checkpoint()
+        self._settle_checkpoint()
         self._parts.files.put_summary(self._summary(Outcome.INTERRUPTED))
         self._monitor.update(state=RunState.STOPPED, message="interrupted; starting again goes on", **self._counts())
         return Outcome.INTERRUPTED
 
     def _roll_back(self, reason: str) -> Outcome:
+        self._settle_checkpoint()
         self._parts.history.rolled_back(self.step + 1, reason)
         self._monitor.update(state=RunState.STARTING, message=f"rolled back after step {self.step + 1}: {reason}")
         return Outcome.ROLLED_BACK
@@ -257,7 +272,8 @@ class RlRun:
             self._parts.publishing.flush()
 
     def _obey(self) -> None:
-        """Requests that are answered between two steps."""
+        """Requests that are answered between two steps, and a checkpoint that has become durable."""
+        self._settle_checkpoint(wait=False)
         self._change_settings()
         if self._control.checkpoint_wanted:
             self._checkpoint()
@@ -317,6 +333,8 @@ class RlRun:
         return measured
 
     def _checkpoint(self, *, acknowledge: bool = True) -> None:
+        """Begins one; what it contains is acknowledged once it is durable."""
+        self._settle_checkpoint()
         with self._phases("checkpoint"):
             answers = self._control.checkpoint_wanted
             self._parts.publishing.flush()
@@ -329,12 +347,26 @@ class RlRun:
                 "guards": self._guards.snapshot(),
                 "settings": self._settings.snapshot(),
             }
-            uri = self._parts.checkpoints.save(self.step, self._parts.trainer.save, state, self._version)
+            pending = self._parts.checkpoints.begin(
+                self.step, self._parts.trainer.begin_save, state, self._version, self.totals.last_metrics
+            )
             self._saved_step = self.step
+            self._parts.publishing.pin(self._parts.checkpoints.policy_versions() | {self._version})
+            self._pending = _Pending(pending, settled if acknowledge else [], answers, self.step)
+        if answers or not acknowledge:
+            self._settle_checkpoint()
+
+    def _settle_checkpoint(self, *, wait: bool = True) -> None:
+        """Acknowledges what the last checkpoint contains, once it is durable."""
+        pending = self._pending
+        if pending is None or not (wait or pending.checkpoint.done):
+            return
+        with self._phases("checkpoint"):
+            uri = pending.checkpoint.wait()
+            self._pending = None
             self._parts.publishing.pin(self._parts.checkpoints.policy_versions())
-            if acknowledge:
-                self._parts.pump.acknowledge(settled)
-            self._control.checkpoint_done(answers, self.step, uri)
+            self._parts.pump.acknowledge(pending.settled)
+            self._control.checkpoint_done(pending.answers, pending.step, uri)
 
     def _counts(self) -> dict[str, Any]:
         accounting = self._parts.pump.accounting

@@ -9,6 +9,7 @@ from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.redis_client import sync_redis
 from preceptor.common.redis_keys import rollout_stream
 from preceptor.learner.adapters.run_checkpoints import RunCheckpoints
+from preceptor.learner.run_configs import CheckpointConfig
 from tests.integration.learner.world import REWARD_FUNCTION, assert_closed
 
 pytestmark = pytest.mark.slow
@@ -131,7 +132,7 @@ def test_dropping_stale_groups_closes_the_accounting_too(make_run):
 def test_damaged_checkpoint_is_passed_over(world, make_run):
     run = make_run("plain")
     checkpoints = RunCheckpoints(
-        ArtifactStore(world.artifacts.as_uri()), run.run_id, keep=2, scratch=world.folder / "scratch"
+        ArtifactStore(world.artifacts.as_uri()), run.run_id, CheckpointConfig(), scratch=world.folder / "scratch"
     )
     newest, older = [
         entry["name"] for entry in json.loads((run.folder / "checkpoints" / "LATEST.json").read_text())["checkpoints"]

@@ -10,7 +10,9 @@ import torch
 
 from preceptor.common.errors import DataLoss, FailedPrecondition
 from preceptor.learner.data.preferences import CandidateText, RankedCandidates
-from preceptor.learner.run_configs import OptimizerConfig, SftConfig
+from preceptor.learner.distributed.ranks import Ranks
+from preceptor.learner.models.engine import Engine
+from preceptor.learner.run_configs import CheckpointConfig, OptimizerConfig, SftConfig
 from preceptor.learner.training.agreement import noise_ceiling, ranking_accuracy
 from preceptor.learner.training.checkpoints import CheckpointStore
 from preceptor.learner.training.loop import Schedule, TrainingLoop
@@ -63,15 +65,22 @@ def test_the_noise_ceiling_recovers_a_simulated_raters_accuracy():
 
 
 def test_checkpoints_are_whole_pruned_and_broken_ones_are_named(tmp_path: Path):
-    store = CheckpointStore(tmp_path, keep=2)
-    assert store.latest() is None
-    for step in (5, 10, 15):
-        store.save(step, {"step": step})
-    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000010", "step-00000015"]
-    assert store.latest() == {"step": 15}
-    (tmp_path / "step-00000015" / "state.pt").write_bytes(b"torn")
-    with pytest.raises(DataLoss, match=r"state\.pt cannot be read"):
-        store.latest()
+    store = CheckpointStore(tmp_path, CheckpointConfig(keep=2, best_metric="loss", best_is="lowest"), Ranks())
+    state = {"weight": torch.arange(4.0), "moments": {0: {"step": torch.tensor(3.0)}}, "names": ["a"]}
+    assert store.latest(state) is None
+    for step, loss in ((5, 0.1), (10, 0.3), (15, 0.4), (20, 0.2)):
+        store.begin(step, state | {"step": step}, {"loss": loss})
+    state["weight"] += 1.0  # what is being written is a copy
+    store.settle()
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000005", "step-00000015", "step-00000020"]
+    loaded = store.latest({"weight": torch.zeros(4)})
+    assert loaded["step"] == 20
+    assert loaded["weight"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert (loaded["moments"], loaded["names"]) == ({0: {"step": torch.tensor(3.0)}}, ["a"])
+    (tmp_path / "step-00000020" / "__0_0.distcp").write_bytes(b"torn")
+    with pytest.raises(DataLoss, match=r"step-00000020: __0_0\.distcp is not what was written"):
+        store.latest(state)
+    store.close()
 
 
 def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path):
@@ -108,6 +117,7 @@ class NanTask:
     """A task whose gradients are NaN from step 3 on."""
 
     examples = 100
+    engine = Engine()
 
     def __init__(self) -> None:
         self.model = torch.nn.Linear(1, 1)

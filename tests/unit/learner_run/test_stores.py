@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from preceptor.common.errors import AlreadyExists, DataLoss, DeadlineExceeded, N
 from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.adapters.publisher import Publisher
 from preceptor.learner.adapters.run_checkpoints import RunCheckpoints
+from preceptor.learner.distributed.snapshots import file_digest
+from preceptor.learner.run_configs import CheckpointConfig
 from preceptor.learner.run_configs.rl import PublishConfig
 
 
@@ -157,13 +160,54 @@ def test_publisher_keeps_pinned_versions(store, staged):
 
 @pytest.fixture
 def checkpoints(store, tmp_path):
-    return RunCheckpoints(store, "r", keep=2, scratch=tmp_path / "scratch")
+    config = CheckpointConfig(keep=2, best_metric="eval/reward")
+    made = RunCheckpoints(store, "r", config, scratch=tmp_path / "scratch")
+    yield made
+    made.close()
 
 
-def save(checkpoints: RunCheckpoints, step: int, text: str = "weights") -> str:
-    return checkpoints.save(
-        step, lambda folder: (folder / "trainer.pt").write_text(f"{text} {step}") and None, {"step": step}, step
-    )
+def begin(checkpoints: RunCheckpoints, step: int, text: str = "weights", written=None, value=None):
+    """Begins a checkpoint; written: a future that is done once the trainer's files are."""
+
+    def write(folder):
+        path = folder / "trainer.pt"
+        path.write_text(f"{text} {step}")
+        digests = {path.name: file_digest(path)}
+        if written is not None:
+            return written(digests)
+        done: Future[dict[str, str]] = Future()
+        done.set_result(digests)
+        return done
+
+    metrics = {} if value is None else {"eval/reward": value}
+    return checkpoints.begin(step, write, {"step": step}, step, metrics)
+
+
+def save(checkpoints: RunCheckpoints, step: int, text: str = "weights", value=None) -> str:
+    return begin(checkpoints, step, text, value=value).wait()
+
+
+def test_a_checkpoint_does_not_count_before_all_of_it_is_written(checkpoints):
+    save(checkpoints, 1)
+    hold: Future[dict[str, str]] = Future()
+    found = {}
+    pending = begin(checkpoints, 2, written=lambda digests: found.update(digests) or hold)
+    assert not pending.done
+    assert checkpoints.load().state == {"step": 1}
+    hold.set_result(found)
+    pending.wait()
+    assert checkpoints.load().state == {"step": 2}
+
+
+def test_the_best_checkpoint_stays_beside_the_newest(checkpoints, tmp_path):
+    for step, value in enumerate((0.2, 0.9, float("nan"), 0.5, None), start=1):
+        save(checkpoints, step, value=value)
+    folder = tmp_path / "artifacts/runs/r/checkpoints"
+    names = ["LATEST.json", *(f"step-0000000{step}" for step in (2, 4, 5))]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert checkpoints.policy_versions() == {2, 4, 5}
+    save(checkpoints, 6, value=1.5)
+    assert checkpoints.policy_versions() == {5, 6}
 
 
 def test_newest_checkpoint_is_loaded(checkpoints):
@@ -220,8 +264,15 @@ def test_failed_save_leaves_the_one_before(checkpoints, tmp_path):
         (folder / "half").write_text("x")
         raise OSError("disk full")
 
+    def fails_later(digests):
+        failed: Future[dict[str, str]] = Future()
+        failed.set_exception(OSError("disk full"))
+        return failed
+
     with pytest.raises(OSError, match="disk full"):
-        checkpoints.save(2, fails, {}, 2)
+        checkpoints.begin(2, fails, {}, 2, {})
+    with pytest.raises(OSError, match="disk full"):
+        begin(checkpoints, 2, written=fails_later).wait()
     assert checkpoints.load().state == {"step": 1}
     assert list((tmp_path / "scratch").iterdir()) == []
     assert json.loads((tmp_path / "artifacts/runs/r/checkpoints/LATEST.json").read_text())["step"] == 1

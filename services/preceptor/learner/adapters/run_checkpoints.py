@@ -1,24 +1,30 @@
-"""Checkpoints of an rl run: trainer and pump in one folder, whole or not at all, verified when they are loaded."""
+"""Checkpoints of an rl run: trainer and pump in one folder, whole or not at all, verified when they are loaded.
+
+They are written in a thread; only once one is durable may what it contains be acknowledged.
+"""
 
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from blake3 import blake3
 
 from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.durable import write_durably
 from preceptor.common.errors import DataLoss, NotFound
 from preceptor.common.telemetry import get_logger
+from preceptor.learner.distributed.snapshots import file_digest
+from preceptor.learner.run_configs.base import CheckpointConfig
+from preceptor.learner.training.checkpoints import CHECKSUMS, kept_checkpoints, verify
 
 log = get_logger(__name__)
 _STATE = "run.json"
-_CHECKSUMS = "checksums.json"
-_CHUNK_BYTES = 4 * 1024 * 1024
+_TRAINER = "trainer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,33 +36,78 @@ class LoadedCheckpoint:
     state: dict[str, Any]
 
 
+@dataclass(slots=True)
+class PendingCheckpoint:
+    """A checkpoint that is being written."""
+
+    step: int
+    _durable: "Future[str]"
+
+    @property
+    def done(self) -> bool:
+        return self._durable.done()
+
+    def wait(self) -> str:
+        """Returns its address once it is durable; raises what writing it failed of."""
+        return self._durable.result()
+
+
 class RunCheckpoints:
     """runs/<run_id>/checkpoints/: step-<n:08d>/ {trainer/, run.json, checksums.json}, LATEST.json written last."""
 
-    def __init__(self, store: ArtifactStore, run_id: str, *, keep: int, scratch: Path) -> None:
+    def __init__(self, store: ArtifactStore, run_id: str, config: CheckpointConfig, *, scratch: Path) -> None:
         """scratch: where folders are put together; on the store's file system this spares a copy."""
         self._store = store
         self._base = f"runs/{run_id}/checkpoints"
-        self._keep = keep
+        self._config = config
         self._scratch = scratch
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
 
-    def save(self, step: int, save_trainer: Callable[[Path], None], state: dict[str, Any], policy_version: int) -> str:
-        """Writes a checkpoint; durable on return. Removes the oldest beyond `keep`. Returns its address."""
-        known = self._known()
+    def begin(
+        self,
+        step: int,
+        save_trainer: Callable[[Path], "Future[dict[str, str]]"],
+        state: dict[str, Any],
+        policy_version: int,
+        metrics: Mapping[str, float],
+    ) -> PendingCheckpoint:
+        """Has the state copied, and a checkpoint of it written while the run goes on.
+
+        save_trainer: copies at once what the trainer holds and writes it to a folder; its result is the files' BLAKE3.
+        metrics: of the step, among them the one that says which checkpoint is best.
+        """
         name = self._free_name(step)
         self._scratch.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=f".staging-{name}-", dir=self._scratch))
+        (staged / _TRAINER).mkdir()
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, staged, ignore_errors=True)
+            written = save_trainer(staged / _TRAINER)
+            undo.pop_all()
+        value = metrics.get(self._config.best_metric, math.nan)
+        entry = {
+            "name": name,
+            "step": step,
+            "policy_version": policy_version,
+            "value": value if math.isfinite(value) else None,
+        }
+        content = json.dumps(state).encode()
+        return PendingCheckpoint(step, self._executor.submit(self._finish, entry, staged, content, written))
+
+    def _finish(self, entry: dict[str, Any], staged: Path, content: bytes, written: "Future[dict[str, str]]") -> str:
+        """Durable on return. Removes what is not kept."""
         try:
-            (staged / "trainer").mkdir()
-            save_trainer(staged / "trainer")
-            write_durably(staged / _STATE, json.dumps(state).encode())
-            write_durably(staged / _CHECKSUMS, json.dumps(_checksums(staged)).encode())
-            uri = self._store.put_dir(staged, f"{self._base}/{name}", move=True)
+            digests = {f"{_TRAINER}/{name}": digest for name, digest in written.result().items()}
+            write_durably(staged / _STATE, content)
+            digests[_STATE] = file_digest(staged / _STATE)
+            write_durably(staged / CHECKSUMS, json.dumps(digests).encode())
+            uri = self._store.put_dir(staged, f"{self._base}/{entry['name']}", move=True)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-        kept = [{"name": name, "step": step, "policy_version": policy_version}, *known][: self._keep]
-        self._store.put_json(f"{self._base}/LATEST.json", {"step": step, "path": name, "checkpoints": kept})
-        self._remove_all_but({entry["name"] for entry in kept})
+        kept = kept_checkpoints([entry, *self._known()], self._config)
+        latest = {"step": entry["step"], "path": entry["name"], "checkpoints": kept}
+        self._store.put_json(f"{self._base}/LATEST.json", latest)
+        self._remove_all_but({known["name"] for known in kept})
         return uri
 
     def load(self) -> LoadedCheckpoint | None:
@@ -81,18 +132,18 @@ class RunCheckpoints:
         """Versions that the kept checkpoints name."""
         return {int(entry["policy_version"]) for entry in self._known()}
 
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._executor.shutdown(wait=True)
+
     def _load(self, name: str) -> LoadedCheckpoint:
         folder = self._store.local(f"{self._base}/{name}")
+        verify(folder, name)
         try:
-            expected = json.loads((folder / _CHECKSUMS).read_bytes())
-            found = _checksums(folder)
             state = json.loads((folder / _STATE).read_bytes())
         except (OSError, ValueError) as error:
             raise DataLoss(f"checkpoint {name} cannot be read: {error}", reason="BROKEN_CHECKPOINT") from error
-        wrong = sorted(file for file in expected if expected[file] != found.get(file))
-        if wrong:
-            raise DataLoss(f"checkpoint {name}: {wrong[0]} is not what was written", reason="BROKEN_CHECKPOINT")
-        return LoadedCheckpoint(name, folder / "trainer", state)
+        return LoadedCheckpoint(name, folder / _TRAINER, state)
 
     def _known(self) -> list[dict[str, Any]]:
         try:
@@ -111,17 +162,3 @@ class RunCheckpoints:
         for name in self._store.list(self._base):
             if name.startswith("step-") and name not in kept:
                 self._store.delete(f"{self._base}/{name}")
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    """BLAKE3 of every file but checksums.json itself, by path."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != _CHECKSUMS]
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in sorted(files)}
-
-
-def _digest(path: Path) -> str:
-    digest = blake3()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+T = TypeVar("T")
 _CPU = torch.device("cpu")
 
 
@@ -40,6 +41,19 @@ class Ranks:
         dist.all_gather_object(gathered, values)
         names = dict.fromkeys(name for part in gathered for name in part)
         return {name: sum(part.get(name, 0.0) for part in gathered) for name in names}
+
+    def agree(self, answer: bool) -> bool:
+        """Returns whether all ranks say so."""
+        return float(self.sum(torch.tensor(float(answer)))) == self.size
+
+    def told(self, value: T) -> T:
+        """Returns rank 0's value."""
+        if self.size == 1:
+            return value
+        message: list[Any] = [value]
+        dist.broadcast_object_list(message, src=0)
+        told: T = message[0]
+        return told
 
     def share(self, lengths: Sequence[int]) -> list[list[int]]:
         """Returns the places of `lengths` by rank, balanced by tokens: the longest left to the rank with fewest."""

@@ -8,6 +8,7 @@ parameters cast as a whole would not.
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -88,6 +89,14 @@ class Engine:
             mine = plans[self.ranks.rank]
             mine += [empty_batch(pad_id)] * (max(map(len, plans)) - len(mine))
         return [batch.to(self.device) for batch in mine]
+
+
+def trained_state(module: nn.Module) -> dict[str, Any]:
+    """Returns the state dict without the parameters that are frozen: they are where the model was loaded from."""
+    frozen = {
+        name for name, parameter in module.named_parameters(remove_duplicate=False) if not parameter.requires_grad
+    }
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:

@@ -71,7 +71,13 @@ class CheckpointConfig(ConfigModel):
     """When the run's state is made durable."""
 
     every_steps: int = Field(default=200, ge=1, le=1_000_000, description="Optimiser steps between checkpoints.")
-    keep: int = Field(default=2, ge=1, le=1000, description="Newest checkpoints kept on disk.")
+    keep: int = Field(default=2, ge=1, le=1000, description="Newest checkpoints kept.")
+    best_metric: str = Field(
+        default="",
+        max_length=200,
+        description="The checkpoint with the best value of this metric is kept as well, e.g. eval/loss; empty: none.",
+    )
+    best_is: Literal["highest", "lowest"] = Field(default="highest", description="Which value of best_metric is best.")
 
 
 class LoraSettings(ConfigModel):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from preceptor.common.errors import FailedPrecondition
+from preceptor.learner.models.engine import Engine, trained_state
 from preceptor.learner.run_configs.base import OptimizerConfig, RunConfig
 from preceptor.learner.training.checkpoints import CheckpointStore
 from preceptor.learner.training.metrics_log import MetricsLog
@@ -30,6 +31,7 @@ class Task(Protocol):
     """What is trained: gradients of one optimiser step, and an evaluation."""
 
     model: nn.Module
+    engine: Engine
     examples: int
 
     def accumulate(self, indexes: Sequence[int]) -> dict[str, float]:
@@ -61,8 +63,9 @@ class TrainingLoop:
         self._progress = progress or (lambda _: None)
         self._optimizer = build_optimizer([task.model], schedule.optimizer)
         self._rates = schedule.optimizer  # with the learning rate that holds now
-        self._checkpoints = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
-        self._log = MetricsLog(run_dir)
+        self._ranks = task.engine.ranks
+        self._checkpoints = CheckpointStore(run_dir / "checkpoints", config.checkpoint, self._ranks)
+        self._log = MetricsLog(run_dir) if self._ranks.leads else None
         self._steps_per_epoch = math.ceil(task.examples / schedule.batch_size)
         self.total_steps = schedule.epochs * self._steps_per_epoch
         self.step = 0
@@ -80,20 +83,24 @@ class TrainingLoop:
                 if wishes.checkpoint or wishes.stop or self.step % self._config.checkpoint.every_steps == 0:
                     self._save()
                 while wishes.checkpoint:  # a paused run may be asked for more than one
+                    self._checkpoints.settle()
                     wishes = self._wishes(Progress("checkpoint", self.step, self.total_steps))
                     if wishes.checkpoint or wishes.stop:
                         self._save()
                 if wishes.stop and self.step < self.total_steps:
+                    self._checkpoints.close()
                     return False
             self._save()
         finally:
-            self._log.close()
+            if self._log is not None:
+                self._log.close()
+        self._checkpoints.close()
         return True
 
     def _wishes(self, progress: Progress) -> Wishes:
-        """What the callback asks for; another learning rate is taken over, and wants a checkpoint."""
-        answer = self._progress(progress)
-        wishes = answer if isinstance(answer, Wishes) else Wishes(stop=answer is False)
+        """What rank 0's callback asks for; another learning rate is taken over, and wants a checkpoint."""
+        answer = self._progress(progress) if self._ranks.leads else None
+        wishes = self._ranks.told(answer if isinstance(answer, Wishes) else Wishes(stop=answer is False))
         if wishes.learning_rate is None:
             return wishes
         self._rates = self._rates.model_copy(update={"learning_rate": wishes.learning_rate})
@@ -143,27 +150,31 @@ class TrainingLoop:
         evaluated = last or (every is not None and self.step % every == 0)
         if evaluated:
             metrics |= self._task.evaluate()
-        if evaluated or self.step % self._config.log_every_steps == 0:
+        is_due = evaluated or self.step % self._config.log_every_steps == 0
+        if is_due and self._log is not None:
             self._log.write(self.step, metrics)
         self.last_metrics = metrics
         return metrics
 
-    def _save(self) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        return {
             "step": self.step,
             "tokens": self._tokens,
-            "model": self._task.model.state_dict(),
+            "model": trained_state(self._task.model),
             "optimizer": self._optimizer.state_dict(),
             "rng": rng_state(),
             "metrics": self.last_metrics,
             "learning_rate": self._rates.learning_rate,
             "config": self._fingerprint(),
         }
-        self._checkpoints.save(self.step, state)
+
+    def _save(self) -> None:
+        self._checkpoints.begin(self.step, self._state(), self.last_metrics)
 
     def _resume(self) -> None:
-        state: dict[str, Any] | None = self._checkpoints.latest()
-        self._log.rewind(0 if state is None else state["step"])
+        state: dict[str, Any] | None = self._checkpoints.latest(self._state())
+        if self._log is not None:
+            self._log.rewind(0 if state is None else state["step"])
         if state is None:
             return
         if state["config"] != self._fingerprint():
@@ -172,7 +183,7 @@ class TrainingLoop:
                 "take another run_id, or delete the run's directory to start again",
                 field="run_id",
             )
-        self._task.model.load_state_dict(state["model"])
+        self._task.model.load_state_dict(state["model"], strict=False)
         self._optimizer.load_state_dict(state["optimizer"])
         rate = state.get("learning_rate", self._rates.learning_rate)
         self._rates = self._rates.model_copy(update={"learning_rate": rate})
@@ -180,5 +191,5 @@ class TrainingLoop:
         self.step, self._tokens, self.last_metrics = state["step"], state["tokens"], state["metrics"]
 
     def _fingerprint(self) -> str:
-        free = {"threads", "device", "checkpoint", "log_every_steps"}
+        free = {"threads", "device", "checkpoint", "log_every_steps", "engine"}
         return f"{self._task.examples} {self._config.model_dump_json(exclude=free)}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from preceptor.learner.run_configs.base import OptimizerConfig
 
@@ -50,7 +51,8 @@ def guarded_step(optimizer: torch.optim.Optimizer, *, rate: float, max_grad_norm
     Returns the norm before clipping; if it is not finite, weights and optimiser state are untouched.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    total = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
     if math.isfinite(norm):
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -12,7 +12,7 @@ from preceptor.common.errors import InvalidInput
 from preceptor.learner.algorithms.base import Needs
 from preceptor.learner.models.adapters import adapters_off
 from preceptor.learner.models.batching import TokenBatch, TokenRow
-from preceptor.learner.models.engine import Engine
+from preceptor.learner.models.engine import Engine, trained_state
 from preceptor.learner.models.forward import LogprobModel, scatter_targets
 from preceptor.learner.models.loading import load_causal_lm_dir, load_tokenizer
 from preceptor.learner.models.scalar import Critic
@@ -126,8 +126,8 @@ class PpoModels:
     def state_dict(self) -> dict[str, Any]:
         """Returns weights, optimiser states and schedule positions."""
         return {
-            "policy": self.policy.state_dict(),
-            "critic": None if self.critic is None else self.critic.state_dict(),
+            "policy": trained_state(self.policy),
+            "critic": None if self.critic is None else trained_state(self.critic),
             "policy_optimizer": self.policy_optimizer.state_dict(),
             "critic_optimizer": None if self.critic_optimizer is None else self.critic_optimizer.state_dict(),
             "policy_steps": self.policy_steps,
@@ -136,7 +136,7 @@ class PpoModels:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what state_dict returned."""
-        self.policy.load_state_dict(state["policy"])
+        self.policy.load_state_dict(state["policy"], strict=False)
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
         if self.critic is not None:
             self.critic.load_state_dict(state["critic"])

@@ -11,18 +11,27 @@ learner.rl.corrections.
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+<<<<<<< HEAD:services/preceptor/learner/training/rl_trainer.py
 from preceptor.learner.algorithms.base import Algorithm
 from preceptor.learner.models.engine import Engine
 from preceptor.learner.rl.kl import adaptive_kl_coef
 from preceptor.learner.run_configs.base import LoraSettings
 from preceptor.learner.run_configs.update import UpdateConfig
 from preceptor.learner.training.checkpoints import read_state, write_state
+=======
+from preceptor.learner.distributed.snapshots import SnapshotWriter, read_snapshot
+from preceptor.learner.models.engine import Engine
+from preceptor.learner.rl.kl import adaptive_kl_coef
+from preceptor.learner.run_configs.base import LoraSettings
+from preceptor.learner.run_configs.ppo import PpoConfig
+>>>>>>> 6fa1f10 (Checkpoints: asynchronous, through torch.distributed.checkpoint, newest and best kept; ranks, launcher and process group of the learner):services/preceptor/learner/training/ppo.py
 from preceptor.learner.training.export import export_model
 from preceptor.learner.training.freezing import tensor_digests, with_learning_rate_zero
 from preceptor.learner.training.optimization import restore_rng, rng_state
@@ -37,8 +46,6 @@ from preceptor.learner.training.update_targets import (
     non_finite_rows,
 )
 from preceptor.learner.types import Experience, StepResult
-
-_STATE = "trainer.pt"
 
 
 class RlTrainer:
@@ -85,6 +92,7 @@ class RlTrainer:
             lora=lora,
             frozen=frozen,
         )
+        self._writer = SnapshotWriter(self.models.engine.ranks)
         self._generator = torch.Generator().manual_seed(seed)
         self._moments = ScoreMoments()
         self.kl_coef = self._config.kl.coef or self._config.kl.loss_coef
@@ -181,17 +189,25 @@ class RlTrainer:
         restore_rng(state["rng"])
         self.updates = int(state["updates"])
 
+    def begin_save(self, directory: Path) -> "Future[dict[str, str]]":
+        """Copies state_dict to host memory at once and writes it to directory in a thread.
+
+        The future's result: BLAKE3 of the files, which are durable by then; the caller makes the directory appear
+        atomically.
+        """
+        return self._writer.begin(self.state_dict(), directory)
+
     def save(self, directory: Path) -> None:
-        """Writes state_dict to a file in directory and syncs it; the caller makes the directory appear atomically."""
-        write_state(directory / _STATE, self.state_dict())
+        """Writes state_dict to directory; durable on return."""
+        self.begin_save(directory).result()
 
     def load(self, directory: Path) -> None:
-        """Restores what save wrote.
+        """Restores what was saved, by whatever number of ranks.
 
         Raises:
-          DataLoss: the file is missing, cut short, or fails its checksums.
+          DataLoss: a file is missing, cut short, or fails its checksums.
         """
-        self.load_state_dict(read_state(directory / _STATE))
+        self.load_state_dict(read_snapshot(directory, self.state_dict(), self.models.engine.ranks))
 
     def export(self, directory: Path) -> None:
         """Writes the policy as a plain Hugging Face directory (float32 safetensors and tokenizer)."""
