@@ -139,7 +139,7 @@ class PpoModels:
         self.policy.load_state_dict(state["policy"], strict=False)
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
         if self.critic is not None:
-            self.critic.load_state_dict(state["critic"])
+            self.critic.load_state_dict(state["critic"], strict=False)
             self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.policy_steps, self.critic_steps = int(state["policy_steps"]), int(state["critic_steps"])
 

@@ -18,20 +18,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-<<<<<<< HEAD:services/preceptor/learner/training/rl_trainer.py
 from preceptor.learner.algorithms.base import Algorithm
-from preceptor.learner.models.engine import Engine
-from preceptor.learner.rl.kl import adaptive_kl_coef
-from preceptor.learner.run_configs.base import LoraSettings
-from preceptor.learner.run_configs.update import UpdateConfig
-from preceptor.learner.training.checkpoints import read_state, write_state
-=======
 from preceptor.learner.distributed.snapshots import SnapshotWriter, read_snapshot
 from preceptor.learner.models.engine import Engine
 from preceptor.learner.rl.kl import adaptive_kl_coef
 from preceptor.learner.run_configs.base import LoraSettings
-from preceptor.learner.run_configs.ppo import PpoConfig
->>>>>>> 6fa1f10 (Checkpoints: asynchronous, through torch.distributed.checkpoint, newest and best kept; ranks, launcher and process group of the learner):services/preceptor/learner/training/ppo.py
+from preceptor.learner.run_configs.update import UpdateConfig
 from preceptor.learner.training.export import export_model
 from preceptor.learner.training.freezing import tensor_digests, with_learning_rate_zero
 from preceptor.learner.training.optimization import restore_rng, rng_state
