@@ -1,4 +1,8 @@
-"""Models, checkpoints and manifests: a local folder or any fsspec store, under one address."""
+"""Models, checkpoints and manifests: a local folder or any fsspec store, under one address.
+
+Object stores are configured as their fsspec package and fsspec itself are: for S3 by AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION or a profile, or by FSSPEC_S3_<OPTION> variables.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
-
-import fsspec
 
 from preceptor.common.durable import (
     STAGING_PREFIX,
@@ -23,6 +25,7 @@ from preceptor.common.durable import (
     write_durably,
 )
 from preceptor.common.errors import AlreadyExists, DataLoss, InvalidInput, NotFound
+from preceptor.common.remote_store import file_system, remote_errors
 
 # Whoever sees one of these in a store may rely on the rest of the folder: they are uploaded last.
 _LAST_FILES = ("manifest.json", "card.json", "LATEST.json")
@@ -89,7 +92,8 @@ class ArtifactStore:
         if self._root is not None:
             write_durably(self._root / _checked(rel), data)
         else:
-            self._fs().pipe_file(self.path(rel), data)
+            with remote_errors(self.path(rel), writing=True):
+                self._fs().pipe_file(self.path(rel), data)
 
     def get_json(self, rel: str) -> Any:
         """Returns a JSON file's content. NotFound without one, DataLoss when it is no JSON."""
@@ -103,7 +107,8 @@ class ArtifactStore:
     def exists(self, rel: str) -> bool:
         if self._root is not None:
             return (self._root / _checked(rel)).exists()
-        return bool(self._fs().exists(self.path(rel)))
+        with remote_errors(self.path(rel)):
+            return bool(self._fs().exists(self.path(rel)))
 
     def list(self, rel: str = "") -> list[str]:
         """Returns the names in a folder, sorted; empty when there is none. What is being written is not shown."""
@@ -112,7 +117,8 @@ class ArtifactStore:
             names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
         else:
             fs, uri = self._fs(), self.path(rel).rstrip("/")
-            names = [PurePosixPath(found).name for found in fs.ls(uri, detail=False)] if fs.isdir(uri) else []
+            with remote_errors(uri):
+                names = [PurePosixPath(found).name for found in fs.ls(uri, detail=False)] if fs.isdir(uri) else []
         return sorted(name for name in names if not name.startswith(STAGING_PREFIX))
 
     def delete(self, rel: str) -> None:
@@ -121,7 +127,9 @@ class ArtifactStore:
             raise InvalidInput("refusing to delete the whole store", field="rel")
         if self._root is None:
             if self.exists(rel):
-                self._fs().rm(self.path(rel), recursive=True)
+                with remote_errors(self.path(rel), writing=True):
+                    self._fs().rm(self.path(rel), recursive=True)
+            self._forget(rel)
             return
         path = self._root / _checked(rel)
         if not path.exists():
@@ -137,18 +145,23 @@ class ArtifactStore:
     def open(self, rel: str, mode: str = "rb") -> Iterator[IO[Any]]:
         """Opens a file as `open` does; a mode that writes makes the folder. NotFound when reading what is not there."""
         encoding = None if "b" in mode else "utf-8"
+        if self._root is None:
+            options = {"encoding": encoding} if encoding else {}
+            with (
+                remote_errors(self.path(rel), writing="r" not in mode),
+                self._fs().open(self.path(rel), mode, **options) as file,
+            ):
+                yield file
+            return
+        path = self._root / _checked(rel)
+        if "r" not in mode:
+            path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if self._root is None:
-                opened = self._fs().open(self.path(rel), mode, **({"encoding": encoding} if encoding else {}))
-            else:
-                path = self._root / _checked(rel)
-                if "r" not in mode:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                opened = path.open(mode, encoding=encoding)
+            opened = path.open(mode, encoding=encoding)
         except FileNotFoundError as error:
             raise NotFound(f"no artifact at {self.path(rel)}", reason="NO_ARTIFACT") from error
         with opened as file:
-            yield cast(IO[Any], file)
+            yield file
 
     def _put_local_dir(self, source: Path, target: Path, move: bool) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,27 +185,39 @@ class ArtifactStore:
             self.delete(rel)
         fs = self._fs()
         files = [path for path in source.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda path: (path.name in _LAST_FILES, str(path))):
-            fs.put_file(str(path), f"{self.path(rel)}/{path.relative_to(source).as_posix()}")
+        with remote_errors(self.path(rel), writing=True):
+            for path in sorted(files, key=lambda path: (path.name in _LAST_FILES, str(path))):
+                fs.put_file(str(path), f"{self.path(rel)}/{path.relative_to(source).as_posix()}")
 
     def _download(self, uri: str) -> Path:
-        parts = urlsplit(uri)
-        target = self._cache / parts.scheme / parts.netloc / _checked(parts.path.strip("/"))
+        target = self._cached(uri)
         if target.exists():
             return target
-        fs = fsspec.filesystem(parts.scheme)
-        if not fs.exists(uri):
-            raise NotFound(f"no artifact at {uri}", reason="NO_ARTIFACT")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=target.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=target.parent) as folder, remote_errors(uri):
+            fs = file_system(uri)
+            if not fs.exists(uri):
+                raise NotFound(f"no artifact at {uri}", reason="NO_ARTIFACT")
             staged = Path(folder) / "content"
             fs.get(uri.rstrip("/"), str(staged), recursive=fs.isdir(uri))
             if not target.exists():
                 staged.rename(target)
         return target
 
+    def _forget(self, rel: str) -> None:
+        """Removes the local copy of what was deleted."""
+        cached = self._cached(self.path(rel))
+        if cached.is_dir():
+            shutil.rmtree(cached, ignore_errors=True)
+        else:
+            cached.unlink(missing_ok=True)
+
+    def _cached(self, uri: str) -> Path:
+        parts = urlsplit(uri)
+        return self._cache / parts.scheme / parts.netloc / _checked(parts.path.strip("/"))
+
     def _fs(self) -> Any:
-        return fsspec.filesystem(urlsplit(self.url).scheme)
+        return file_system(self.url)
 
 
 def _normalise(url: str) -> str:

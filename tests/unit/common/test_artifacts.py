@@ -23,7 +23,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ArtifactSt
         return
     url = f"memory://{uuid.uuid4().hex}"
     yield ArtifactStore(url, cache_dir=tmp_path / "cache")
-    memory = fsspec.filesystem("memory")
+    memory = fsspec.filesystem("memory", use_listings_cache=False)
     if memory.exists(url):
         memory.rm(url, recursive=True)
 
@@ -199,7 +199,7 @@ def test_readers_of_json_never_see_a_half_written_file(artifacts: ArtifactStore)
 
 def test_on_an_object_store_the_manifest_is_written_last(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    memory = fsspec.filesystem("memory")
+    memory = fsspec.filesystem("memory", use_listings_cache=False)
     put_file = memory.put_file
 
     def spy(local: str, remote: str, **options: Any) -> Any:

@@ -15,11 +15,13 @@ from preceptor.common import weights_manifest
 from preceptor.common.errors import DataLoss, FailedPrecondition, NotFound, PreceptorError, Unavailable
 from preceptor.common.telemetry import get_logger
 from preceptor.common.weight_chunks import CHUNK_BYTES
+from preceptor.common.weights_adapter import apply_adapter
 from preceptor.common.weights_delta import DELTA_FILE, apply_delta
 from preceptor.generation.adapters.spares import SpareFiles
 from preceptor.generation.weights import StagedPolicy, WeightFetcher
 
 log = get_logger(__name__)
+_ON_A_BASE = (weights_pb2.WEIGHT_ENCODING_SPARSE_DELTA, weights_pb2.WEIGHT_ENCODING_ADAPTER)
 Check = Callable[[Path, WeightManifest], None]
 
 
@@ -48,6 +50,7 @@ class PolicyStager:
         self._manifest_of = manifest_of
         self._spares = spares
         self._held: dict[int, StagedPolicy] = {}
+        self._adapted: tuple[int, Path] | None = None  # the version that adapters build on
         self._served: WeightManifest | None = None  # the first one staged: its architecture is the engine's
 
     def stage(self, manifest: WeightManifest) -> StagedPolicy:
@@ -59,6 +62,8 @@ class PolicyStager:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        if manifest.encoding != weights_pb2.WEIGHT_ENCODING_ADAPTER:
+            self._drop_base()
         self._served = self._served or manifest
         staged = StagedPolicy(manifest.policy_version, folder, manifest)
         self._held[manifest.policy_version] = staged
@@ -77,6 +82,11 @@ class PolicyStager:
             self._fetch(manifest, folder, weights_manifest.verify)
             return
         if self._fetch_whole(manifest, folder):
+            return
+        if manifest.encoding == weights_pb2.WEIGHT_ENCODING_ADAPTER:
+            _copy(self._base_folder(manifest), folder, self._spares)
+            self._apply(manifest, folder)
+            weights_manifest.verify(folder, manifest)
             return
         try:
             self._follow_chain(manifest, folder, self._held)
@@ -117,15 +127,42 @@ class PolicyStager:
     def _apply(self, delta: WeightManifest, folder: Path) -> None:
         with _temporary_folder(self._folder) as payload:
             self._fetch(delta, payload, weights_manifest.verify_files)
-            apply_delta(payload / DELTA_FILE, folder)
+            if delta.encoding == weights_pb2.WEIGHT_ENCODING_ADAPTER:
+                apply_adapter(payload, folder)
+            else:
+                apply_delta(payload / DELTA_FILE, folder)
+
+    def _base_folder(self, manifest: WeightManifest) -> Path:
+        """The weights that an adapter builds on. They are kept: the next adapter builds on them too."""
+        base = self._base_of(manifest)
+        if self._adapted is not None and self._adapted[0] == base:
+            return self._adapted[1]
+        folder = Path(tempfile.mkdtemp(prefix=f"{base:08d}-base-", dir=self._folder))
+        try:
+            if base in self._held:
+                for file in self._held[base].folder.iterdir():
+                    os.link(file, folder / file.name)
+            else:
+                self._fill(_also_from(manifest, self._manifest_of(base)), folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._drop_base()
+        self._adapted = base, folder
+        return folder
+
+    def _drop_base(self) -> None:
+        if self._adapted is not None:
+            shutil.rmtree(self._adapted[1], ignore_errors=True)
+        self._adapted = None
 
     def _base_of(self, manifest: WeightManifest) -> int:
         version = manifest.policy_version
-        if manifest.encoding != weights_pb2.WEIGHT_ENCODING_SPARSE_DELTA or not manifest.HasField("base_version"):
+        if manifest.encoding not in _ON_A_BASE or not manifest.HasField("base_version"):
             encoding = weights_pb2.WeightEncoding.Name(manifest.encoding)
             raise FailedPrecondition(
                 f"policy version {version} is encoded as {encoding}: this generator takes WEIGHT_ENCODING_FULL and, "
-                "with a base_version, WEIGHT_ENCODING_SPARSE_DELTA",
+                "with a base_version, WEIGHT_ENCODING_SPARSE_DELTA and WEIGHT_ENCODING_ADAPTER",
                 field="manifest.encoding",
             )
         if manifest.base_version >= version:

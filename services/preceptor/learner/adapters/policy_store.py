@@ -6,7 +6,7 @@ from pathlib import Path
 
 from preceptor.api.learner.v1 import weights_pb2
 from preceptor.common.artifacts import ArtifactStore
-from preceptor.common.errors import DataLoss, InvalidInput, NotFound
+from preceptor.common.errors import DataLoss, FailedPrecondition, InvalidInput, NotFound
 from preceptor.common.weights_manifest import (
     MANIFEST_FILE,
     build_manifest,
@@ -65,7 +65,14 @@ class PolicyStore:
         return manifest
 
     def publish_delta(
-        self, version: int, staged: Path, delta: Path, *, base: int, step: int
+        self,
+        version: int,
+        staged: Path,
+        delta: Path,
+        *,
+        base: int,
+        step: int,
+        encoding: weights_pb2.WeightEncoding.ValueType = weights_pb2.WEIGHT_ENCODING_SPARSE_DELTA,
     ) -> weights_pb2.WeightManifest:
         """As `publish`, but stores the folder `delta` (which is consumed): what turns version `base` into `staged`.
 
@@ -77,7 +84,7 @@ class PolicyStore:
         """
         self.chain(base)
         manifest = self._describe(version, staged, step)
-        manifest.encoding = weights_pb2.WEIGHT_ENCODING_SPARSE_DELTA
+        manifest.encoding = encoding
         manifest.base_version = base
         del manifest.files[:]
         manifest.files.extend(list_files(delta))
@@ -123,6 +130,12 @@ class PolicyStore:
         if not self._store.exists(self._rel(version)):
             raise self._missing(version)
         return self._store.local(self._rel(version))
+
+    def whole(self, version: int) -> Path:
+        """As `folder`, of a version that is stored whole. FailedPrecondition for another."""
+        if self._base(version) is not None:
+            raise FailedPrecondition(f"policy version {version} is not stored whole: adapters build on one that is")
+        return self.folder(version)
 
     def files(self, version: int) -> list[Path]:
         """Local files with the bytes of a version, in the order of its manifest; NotFound if there is none."""

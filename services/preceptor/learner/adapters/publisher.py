@@ -1,5 +1,6 @@
 """Publishes policy versions in a thread of its own, so that the learner goes on with the next batch."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,8 @@ from pathlib import Path
 from preceptor.api.learner.v1 import weights_pb2
 from preceptor.common.errors import DeadlineExceeded
 from preceptor.common.telemetry import get_logger, histogram
+from preceptor.common.weights_adapter import apply_adapter
+from preceptor.common.weights_manifest import MANIFEST_FILE
 from preceptor.learner.adapters.delta_chain import DeltaChain
 from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.adapters.transports import Transport
@@ -53,6 +56,15 @@ class Publisher:
         self.flush()
         self._current = self._executor.submit(self._publish, version, staged, step)
 
+    def submit_adapter(self, version: int, adapter: Path, step: int, *, base: int) -> None:
+        """As `submit`, of a LoRA adapter in peft's form to the published version `base`; the folder is consumed.
+
+        adapter: adapter_config.json and adapter_model.safetensors. The base must stay in the store: see `pin`. The
+        version is `base` with the adapter merged as weights_adapter says, and generators hold it to those bits.
+        """
+        self.flush()
+        self._current = self._executor.submit(self._publish_adapter, version, adapter, step, base)
+
     def flush(self) -> None:
         """Returns once everything handed over is durable; raises as `submit`."""
         if self._current is None:
@@ -78,14 +90,34 @@ class Publisher:
 
     def _publish(self, version: int, staged: Path, step: int) -> None:
         started = time.monotonic()
-        sources = [source for transport in self._transports if (source := transport.offer(version, staged))]
-        manifest = self._store(version, staged, step)
+        sources = self._offer(version, staged)
+        self._finish(self._store(version, staged, step), sources, started)
+
+    def _publish_adapter(self, version: int, adapter: Path, step: int, base: int) -> None:
+        started = time.monotonic()
+        merged = adapter.with_name(f"{adapter.name}-merged")
+        try:
+            merge_adapter(self._policies.whole(base), adapter, merged)
+            sources = self._offer(version, merged)
+            encoding = weights_pb2.WEIGHT_ENCODING_ADAPTER
+            manifest = self._policies.publish_delta(version, merged, adapter, base=base, step=step, encoding=encoding)
+        finally:
+            shutil.rmtree(merged, ignore_errors=True)
+        self._finish(manifest, sources, started)
+
+    def _offer(self, version: int, staged: Path) -> list[weights_pb2.WeightSource]:
+        return [source for transport in self._transports if (source := transport.offer(version, staged))]
+
+    def _finish(
+        self, manifest: weights_pb2.WeightManifest, sources: Sequence[weights_pb2.WeightSource], started: float
+    ) -> None:
+        version = manifest.policy_version
         seconds = time.monotonic() - started
         _seconds.observe(seconds)
         log.info(
             "policy version published",
             policy_version=version,
-            step=step,
+            step=manifest.learner_step,
             seconds=round(seconds, 3),
             stored_bytes=sum(file.size_bytes for file in manifest.files),
         )
@@ -106,6 +138,14 @@ class Publisher:
             copy = self._policies.host_copy(version, staged)
             self._chain.advance(version, copy, whole=delta is None, ours=copy == staged)
         return manifest
+
+
+def merge_adapter(base: Path, adapter: Path, merged: Path) -> None:
+    """Makes `merged` a copy of a whole version's folder with an adapter merged into it; see weights_adapter."""
+    shutil.copytree(base, merged, ignore=shutil.ignore_patterns(MANIFEST_FILE))
+    for file in merged.glob("*.safetensors"):
+        file.chmod(0o644)
+    apply_adapter(adapter, merged)
 
 
 def _with_sources(

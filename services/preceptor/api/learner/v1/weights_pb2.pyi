@@ -61,7 +61,7 @@ class _WeightEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weight
     WEIGHT_ENCODING_SPARSE_DELTA: _WeightEncoding.ValueType  # 2
     """only elements whose stored bits differ from base_version"""
     WEIGHT_ENCODING_ADAPTER: _WeightEncoding.ValueType  # 3
-    """a LoRA adapter over base_version"""
+    """a LoRA adapter, as peft writes it, to merge into base_version"""
 
 class WeightEncoding(_WeightEncoding, metaclass=_WeightEncodingEnumTypeWrapper): ...
 
@@ -71,7 +71,7 @@ WEIGHT_ENCODING_FULL: WeightEncoding.ValueType  # 1
 WEIGHT_ENCODING_SPARSE_DELTA: WeightEncoding.ValueType  # 2
 """only elements whose stored bits differ from base_version"""
 WEIGHT_ENCODING_ADAPTER: WeightEncoding.ValueType  # 3
-"""a LoRA adapter over base_version"""
+"""a LoRA adapter, as peft writes it, to merge into base_version"""
 Global___WeightEncoding: _TypeAlias = WeightEncoding  # noqa: Y015
 
 @_typing.final
@@ -83,7 +83,7 @@ class WeightSource(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     transport: Global___WeightTransport.ValueType
     uri: _builtins.str
-    """a folder (store), a segment name (shm), an address (grpc, nccl)"""
+    """a folder (store, shm), an address (nccl), addresses with commas, the learner's own last (grpc)"""
     host: _builtins.str
     """where shm is reachable"""
     def __init__(
