@@ -22,6 +22,8 @@ COMMANDS = {
     "feedback": "preceptor.cli.commands.feedback:feedback",
     "generate": "preceptor.cli.commands.inference:generate",
     "score": "preceptor.cli.commands.inference:score",
+    "backup": "preceptor.cli.commands.backup:backup",
+    "restore": "preceptor.cli.commands.backup:restore",
     "models": "preceptor.cli.commands.models:models",
     "bench": "preceptor.cli.commands.bench:bench",
 }

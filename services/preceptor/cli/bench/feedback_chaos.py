@@ -23,6 +23,7 @@ from preceptor.cli.bench.processes import BenchProcess, free_port, service_env
 from preceptor.cli.bench.report import Figure, Report, at_least, at_most, environment, finish, progress, step
 from preceptor.cli.output import json_option
 from preceptor.clients.feedback import FeedbackClient
+from preceptor.common.errors import DeadlineExceeded, Unavailable
 from preceptor.common.process import kill_group
 from preceptor.common.waiting import wait_until
 
@@ -157,8 +158,9 @@ def _at_work(team: list[JournallingRater]) -> Iterator[None]:
 
 
 def mint(address: str, count: int) -> None:
-    """Makes the project and its comparisons; the first call waits for the service."""
+    """Makes the project and its comparisons, once the service answers."""
     with FeedbackClient(address) as client:
+        wait_until(lambda: _answers(client), _READY_S, "the feedback service to answer")
         project = records.Project(project_id=PROJECT, default_overlap=OVERLAP)
         client.create_project(pb.CreateProjectRequest(project=project), timeout_s=_READY_S)
         for begin in range(0, count, _BATCH):
@@ -184,4 +186,8 @@ def export(address: str) -> list[tuple[str, str, str]]:
 
 
 def _answers(client: FeedbackClient) -> bool:
-    return bool(client.get_project(pb.GetProjectRequest(project_id=PROJECT), timeout_s=_READY_S).project.project_id)
+    try:
+        client.list_projects(pb.ListProjectsRequest(page_size=1))
+    except (Unavailable, DeadlineExceeded):
+        return False
+    return True

@@ -21,14 +21,14 @@ def open_database(url: str) -> Engine:
     return engine
 
 
-def migrate(engine: Engine) -> None:
-    """Brings the schema to the newest revision; nothing happens when it is there."""
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Brings the schema to a revision, the newest by default; nothing happens when it is there."""
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every start, also when there is nothing to do
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     with engine.connect() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
         connection.commit()
 
 

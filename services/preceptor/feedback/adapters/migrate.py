@@ -19,8 +19,9 @@ from preceptor.feedback.adapters.sql_store import translated
 _MIGRATION_LOCK = 0x7072656D
 
 
-def migrate(engine: Engine) -> None:
-    """Returns once the schema is the newest. Several processes may call it at once: one works, the others wait.
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Returns once the schema is at the revision, the newest by default. Several processes may call it at once: one
+    works, the others wait.
 
     Raises:
         Unavailable: the database does not answer.
@@ -30,7 +31,7 @@ def migrate(engine: Engine) -> None:
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(engine):
-            _upgrade(engine)
+            _upgrade(engine, revision)
     except OperationalError as error:
         raise translated(error) from error
     except CommandError as error:
@@ -40,13 +41,13 @@ def migrate(engine: Engine) -> None:
         ) from error
 
 
-def _upgrade(engine: Engine) -> None:
+def _upgrade(engine: Engine, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 @contextmanager
