@@ -31,7 +31,7 @@ from preceptor.common.telemetry import counter, get_logger, histogram, log_conte
 
 log = get_logger(__name__)
 
-_RECONNECT = {"interval_start": 0.2, "interval_step": 0.4, "interval_max": 2.0}
+RECONNECT = {"interval_start": 0.2, "interval_step": 0.4, "interval_max": 2.0}
 VISIBILITY_TIMEOUT_S = 3600  # above the longest task, or it would be delivered again while it runs
 _tasks = counter("preceptor_celery_tasks_total", "Finished tasks.", ("task", "outcome"))
 _seconds = histogram("preceptor_celery_task_seconds", "Time from a task's start to its end.", ("task",))
@@ -61,7 +61,7 @@ class _Connection(Connection):
     """Tries for ever and at least every 2 s; the default waits longer after each failure, up to 30 s."""
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
-        return super().ensure_connection(*args, **_RECONNECT | kwargs)  # type: ignore[no-untyped-call]
+        return super().ensure_connection(*args, **RECONNECT | kwargs)  # type: ignore[no-untyped-call]
 
 
 class _Amqp(AMQP):  # type: ignore[misc]

@@ -7,8 +7,9 @@ from pathlib import Path
 import celery
 import pytest
 import redis
+from kombu.exceptions import OperationalError
 
-from preceptor.common.celery_app import make_celery, send
+from preceptor.common.celery_app import RECONNECT, make_celery, send
 from preceptor.common.errors import Unavailable
 from preceptor.common.telemetry import start_trace
 from preceptor.common.waiting import wait_until
@@ -221,3 +222,12 @@ def test_a_busy_metrics_port_is_one_line_and_exit_1(start_worker: StartWorker) -
     assert second.log().strip() == (
         f"port {first.metrics_port} is in use: stop what uses it or set PRECEPTOR_TOY_WORKER_METRICS_PORT"
     )
+
+
+def test_a_broker_that_is_away_is_tried_at_least_every_two_seconds() -> None:
+    app = make_celery("sender", f"redis://127.0.0.1:{free_port()}/0", QUEUE)
+    pauses: list[float] = []
+    with pytest.raises(OperationalError):
+        app.connection_for_read().ensure_connection(lambda _, pause: pauses.append(pause), 4)
+    assert pauses == pytest.approx([0.2, 0.6, 1.0, 1.4])
+    assert RECONNECT["interval_max"] == 2.0
