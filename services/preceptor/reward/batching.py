@@ -18,29 +18,34 @@ Forward = Callable[[list[Sequence[int]]], Awaitable[list[float]]]
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """`max_tokens` counts padding: a batch is as wide as its longest sequence. `max_wait_s`: how long a batch that is
-    not full waits for more while the model has nothing to do; batches form by themselves while it is busy."""
+    not full waits for more while the model has nothing to do; batches form by themselves while it is busy.
+    `max_padding`: share of a batch that may be padding, once it holds `enough_tokens`, which keep the device busy."""
 
     max_items: int = 64
     max_tokens: int = 65_536
     max_wait_s: float = 0.0
     max_queue_items: int = 4096
+    max_padding: float = 0.1
+    enough_tokens: int = 1024
 
 
 def choose_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
     """Indexes of the waiting sequences to score next, given their lengths, oldest first.
 
     The oldest always goes, so that none starves; the rest are those nearest to it in length, which wastes the least
-    padding, as many as max_items and max_tokens allow.
+    padding, as many as max_items, max_tokens and max_padding allow.
     """
     nearest = sorted(range(1, len(lengths)), key=lambda i: (abs(lengths[i] - lengths[0]), i))
-    chosen, width = [0], lengths[0]
+    chosen, width, tokens = [0], lengths[0], lengths[0]
     for index in nearest:
-        wider = max(width, lengths[index])
         if len(chosen) == limits.max_items:
             break
-        if wider * (len(chosen) + 1) <= limits.max_tokens:
+        wider, more = max(width, lengths[index]), tokens + lengths[index]
+        padded = wider * (len(chosen) + 1)
+        wasteful = padded > limits.enough_tokens and padded - more > limits.max_padding * padded
+        if padded <= limits.max_tokens and not wasteful:
             chosen.append(index)
-            width = wider
+            width, tokens = wider, more
     return chosen
 
 

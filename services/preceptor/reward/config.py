@@ -36,6 +36,10 @@ class RewardSettings(ServiceSettings):
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """How long an idle model waits for a batch to fill. 0 is right where requests come side by side: what arrives while
     a forward runs is the next batch."""
+    max_padding: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The share of a batch that may be padding, once it holds enough_tokens. 1: texts of any lengths go together."""
+    enough_tokens: Annotated[int, Field(ge=0)] = 1024
+    """How many tokens keep the device busy: on a GPU rather 16384."""
     max_queue_items: Annotated[int, Field(ge=1)] = 4096
     max_request_items: Annotated[int, Field(ge=1)] = 1024
     max_input_tokens: Annotated[int, Field(ge=0)] = 0

@@ -29,6 +29,21 @@ def test_a_sequence_too_wide_is_left_for_a_later_batch() -> None:
     assert choose_batch([10, 100, 10], BatchLimits(max_tokens=60)) == [0, 2]
 
 
+def test_texts_of_other_lengths_wait_once_a_batch_is_large_enough() -> None:
+    lengths = [50, 100, 52, 96, 48, 98]
+    apart = BatchLimits(enough_tokens=100, max_padding=0.1)
+    assert choose_batch(lengths, apart) == [0, 2, 4]
+    assert sorted(choose_batch(lengths, BatchLimits(enough_tokens=1000, max_padding=0.1))) == list(range(6))
+    assert sorted(choose_batch(lengths, BatchLimits(enough_tokens=0, max_padding=1.0))) == list(range(6))
+
+
+@given(LENGTHS, st.floats(0, 0.9), st.integers(0, 200))
+def test_padding_past_the_share_is_only_taken_into_small_batches(lengths: list[int], share: float, enough: int) -> None:
+    chosen = choose_batch(lengths, BatchLimits(max_padding=share, enough_tokens=enough))
+    padded = max(lengths[i] for i in chosen) * len(chosen)
+    assert padded <= enough or padded - sum(lengths[i] for i in chosen) <= share * padded + 1e-9
+
+
 class Recorder:
     """A forward whose score of a sequence is its sum; it can be held back."""
 

@@ -60,6 +60,8 @@ class Opener:
             max_items=self._settings.max_batch_items,
             max_tokens=self._settings.max_batch_tokens,
             max_wait_s=self._settings.max_wait_ms / 1000,
+            max_padding=self._settings.max_padding,
+            enough_tokens=self._settings.enough_tokens,
             max_queue_items=self._settings.max_queue_items,
         )
         scorer = ModelScorer(backend, normalisation, limits, encoding=self._encoding, compute=self._compute)
