@@ -60,13 +60,16 @@ def test_reward_compares_rates_and_idle_latencies() -> None:
 def test_feedback_compares_medians_of_the_filled_database() -> None:
     empty = [Taken(1.0, [0.010] * 9, [0.020] * 9), Taken(1.0, [0.020] * 9, [0.040] * 9)]
     filled = [Taken(1.0, [0.011] * 9, [0.026] * 9), Taken(1.0, [0.022] * 9, [0.052] * 9)]
-    figures = by_name(feedback.figures_of("sqlite", empty, filled))
+    figures = by_name(feedback.figures_of("sqlite", feedback.Measured(empty, filled, [90.0, 30.0])))
     assert figures["sqlite.submissions"].value == 9
     assert figures["sqlite.lease.p50.filled_over_empty"].value == pytest.approx(1.1)
     assert figures["sqlite.lease.p50.filled_over_empty"].holds
     assert figures["sqlite.submit.p50.filled_over_empty"].value == pytest.approx(1.3)
     assert figures["sqlite.submit.p50.filled_over_empty"].holds is False
     assert figures["sqlite.submit.p99"].value == pytest.approx(40)
+    assert figures["label_studio.annotations"].value == pytest.approx(60)
+    assert figures["sqlite.submissions_over_label_studio"].value == pytest.approx(0.2)
+    assert figures["sqlite.submissions_over_label_studio"].holds is False
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,19 +17,30 @@ from typing import Any
 import click
 from rich.progress import Progress
 
-from preceptor.cli.bench.feedback_load import Taken, create_project, rate
+from preceptor.cli.bench.feedback_load import (
+    CANDIDATE_WORDS,
+    CANDIDATES,
+    PROMPT_WORDS,
+    Taken,
+    create_project,
+    rate,
+)
 from preceptor.cli.bench.feedback_preload import durability, preload, prepare
+from preceptor.cli.bench.label_studio import VERSION, LabelStudio, install
+from preceptor.cli.bench.label_studio import label_studio as run_label_studio
+from preceptor.cli.bench.models import random_text
 from preceptor.cli.bench.postgres import databases
 from preceptor.cli.bench.processes import ServiceProcess
 from preceptor.cli.bench.redis_server import redis_server
-from preceptor.cli.bench.report import Figure, Report, at_most, environment, finish, progress, step
+from preceptor.cli.bench.report import Figure, Report, at_least, at_most, environment, finish, progress, step
 from preceptor.cli.bench.rounds import alternate, percentile, ratios, spread
 from preceptor.cli.output import json_option
 
 _READY_TIMEOUT_S = 120.0
 _FSYNCS = 200
 _SLOWER_AT_MOST = 1.2
-LABEL_STUDIO = "not measured by this bench: no figure here compares with it"
+_OVER_LABEL_STUDIO_AT_LEAST = 10.0
+NO_LABEL_STUDIO = "not measured: see --label-studio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,15 @@ class FeedbackLoad:
     submissions: int  # per round
     rounds: int
     rankings: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Rounds of one kind of database, taken turn by turn with the others of that kind and with Label Studio."""
+
+    empty: Sequence[Taken]
+    filled: Sequence[Taken]
+    label_studio: Sequence[float] = ()
 
 
 @click.command()
@@ -66,6 +87,14 @@ class FeedbackLoad:
     default=None,
     help="Where the databases go: the disk that is measured. Default: the system's temporary folder.",
 )
+@click.option("--label-studio/--no-label-studio", default=False, help="Measure Label Studio beside SQLite.")
+@click.option(
+    "--label-studio-venv",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path.home() / ".cache" / "preceptor" / f"label-studio-{VERSION}",
+    show_default=True,
+    help="Where it is installed, unless it is there.",
+)
 @json_option
 def feedback(
     raters: int,
@@ -75,13 +104,16 @@ def feedback(
     database: str,
     postgres_url: str | None,
     parent: Path | None,
+    label_studio: bool,
+    label_studio_venv: Path,
     as_json: bool,
 ) -> int:
-    """Lease and submit through gRPC against an empty database and a filled one, turn by turn."""
+    """Lease and submit through gRPC against an empty database and a filled one, turn by turn; and annotations through
+    Label Studio's HTTP API, if asked."""
     machine = environment()
     load = FeedbackLoad(raters, submissions, rounds, rankings)
     figures: list[Figure] = []
-    settings: dict[str, Any] = {"raters": raters, "rankings": rankings, "label_studio": LABEL_STUDIO}
+    settings: dict[str, Any] = {"raters": raters, "rankings": rankings, "label_studio": NO_LABEL_STUDIO}
     with _scratch(parent) as folder, ExitStack() as stack:
         urls: dict[str, tuple[str, str]] = {}
         if database != "postgresql":
@@ -92,19 +124,30 @@ def feedback(
                 urls["postgresql"] = found
             else:
                 settings["postgresql"] = "not measured: neither --postgres-url nor the package pgserver"
+        peer = None
+        if label_studio and "sqlite" in urls:
+            peer = stack.enter_context(run_label_studio(install(label_studio_venv), folder))
+            settings["label_studio"] = f"{VERSION}, label-studio start; {peer.durability}"
         redis_url = stack.enter_context(redis_server(folder))
         figures.append(Figure("disk.fsyncs", fsyncs_per_s(folder), "1/s"))
         with progress("starting", len(urls) * (rounds + 3)) as bar:
             for name, (empty, filled) in urls.items():
-                figures += measure(name, (empty, filled), load, folder, redis_url, bar)
+                beside = peer if name == "sqlite" else None
+                figures += figures_of(name, measure(name, (empty, filled), load, folder, redis_url, bar, beside))
                 settings[f"{name}_durability"] = durability(empty)
     return finish(Report("feedback", figures, settings, machine), as_json=as_json)
 
 
 def measure(
-    name: str, urls: tuple[str, str], load: FeedbackLoad, folder: Path, redis_url: str, bar: Progress
-) -> list[Figure]:
-    """The figures of one kind of database, from two servers on two databases of that kind, empty and to be filled."""
+    name: str,
+    urls: tuple[str, str],
+    load: FeedbackLoad,
+    folder: Path,
+    redis_url: str,
+    bar: Progress,
+    peer: LabelStudio | None = None,
+) -> Measured:
+    """Rounds of one kind of database, from two servers on two databases of that kind, empty and to be filled."""
     for url in urls:
         prepare(url)
     step(bar, f"{name}: storing {load.rankings} rankings")
@@ -120,16 +163,20 @@ def measure(
         for address in addresses:
             create_project(address)
         step(bar, f"{name}: rating")
-        sides = {
+        sides: dict[str, Callable[[], Any]] = {
             side: partial(rate, address, load.raters, load.submissions)
             for side, address in zip(("empty", "filled"), addresses, strict=True)
         }
+        if peer is not None:
+            text = random_text(PROMPT_WORDS + CANDIDATES * CANDIDATE_WORDS, random.Random(0))
+            sides["label_studio"] = partial(peer.rate, load.raters, load.submissions, text)
         taken = alternate(sides, load.rounds, on_round=lambda: step(bar, f"{name}: rating"))
-    return figures_of(name, taken["empty"], taken["filled"])
+    return Measured(taken["empty"], taken["filled"], taken.get("label_studio", ()))
 
 
-def figures_of(name: str, empty: Sequence[Taken], filled: Sequence[Taken]) -> list[Figure]:
-    """Rates and latencies on the empty database, and how they change on the filled one."""
+def figures_of(name: str, measured: Measured) -> list[Figure]:
+    """Rates and latencies on the empty database, how they change on the filled one, and how Label Studio compares."""
+    empty, filled = measured.empty, measured.filled
     rate_spread = spread([taken.per_s for taken in empty])
     submits = [seconds for taken in empty for seconds in taken.submit_s]
     leases = [seconds for taken in empty for seconds in taken.lease_s]
@@ -145,6 +192,12 @@ def figures_of(name: str, empty: Sequence[Taken], filled: Sequence[Taken]) -> li
         slower = ratios(*([percentile(getattr(taken, f"{what}_s"), 50) for taken in side] for side in (filled, empty)))
         label = f"{name}.{what}.p50.filled_over_empty"
         figures += [at_most(label, slower.median, "ratio", _SLOWER_AT_MOST), *slower.figures(label, "ratio")]
+    if measured.label_studio:
+        faster = ratios([taken.per_s for taken in empty], measured.label_studio)
+        label = f"{name}.submissions_over_label_studio"
+        figures.append(Figure("label_studio.annotations", spread(measured.label_studio).median, "1/s"))
+        figures.append(at_least(label, faster.median, "ratio", _OVER_LABEL_STUDIO_AT_LEAST))
+        figures += faster.figures(label, "ratio")
     return figures
 
 
