@@ -99,7 +99,8 @@ class Bench:
 def config_of(run_id: str, staleness: int, correction: str, seed: int, steps: int) -> dict[str, Any]:
     """The task's own config with what a run of the matrix changes."""
     config: dict[str, Any] = yaml.safe_load((TASK / "rl.yaml").read_text())
-    config |= {"run_id": run_id, "seed": seed, "max_staleness": staleness, "total_steps": steps}
+    config |= {"run_id": run_id, "seed": seed, "total_steps": steps}
+    config |= {"max_staleness": staleness, "in_flight": "fixed"}  # as stale as it may get
     config["ppo"]["correction"] = {"kind": correction}
     return config
 
