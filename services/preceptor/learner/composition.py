@@ -98,7 +98,7 @@ def build_rl(
     gateway.load(store)
     stream = RolloutStream(settings.redis_url, config.run_id, group_size=config.group_size)
     sender = CollectSender(config, order, settings.redis_url)
-    pump = _pump(config, stream, sender, checkpoint)
+    pump = build_pump(config, stream, sender, checkpoint)
     link = _RunLink()
     history = RunHistory(folder)
     parts = RunParts(
@@ -211,7 +211,10 @@ def _trainer(config: RlConfig, store: ArtifactStore) -> RlTrainer:
     )
 
 
-def _pump(config: RlConfig, stream: RolloutStream, sender: CollectSender, checkpoint: LoadedCheckpoint | None) -> Pump:
+def build_pump(
+    config: RlConfig, stream: RolloutStream, sender: CollectSender, checkpoint: LoadedCheckpoint | None = None
+) -> Pump:
+    """Returns the run's pump, which goes on from a checkpoint where there is one."""
     credit = _credit(config)
     limits = AttemptLimits(config.attempt_deadline_s, config.max_attempts, config.retry_backoff_s)
     ledger = Ledger(limits, max_adopted_groups=credit.max_unacknowledged_groups)

@@ -13,7 +13,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -42,15 +42,24 @@ class BenchProcess:
         env: variables on top of this process's.
         log_path: takes standard error, and standard output unless `answers`.
         answers: whether standard input and output are pipes.
+        arguments: of the command line.
     """
 
-    def __init__(self, module: str, env: Mapping[str, str], log_path: Path, *, answers: bool = False) -> None:
+    def __init__(
+        self,
+        module: str,
+        env: Mapping[str, str],
+        log_path: Path,
+        *,
+        answers: bool = False,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.module = module
         self.log_path = log_path
         pipe = subprocess.PIPE if answers else None
         with log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*leash(), sys.executable, "-m", module],
+                [*leash(), sys.executable, "-m", module, *arguments],
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
                 stdin=pipe or subprocess.DEVNULL,
                 stdout=pipe or log,
@@ -97,7 +106,7 @@ class ServiceProcess(BenchProcess):
     """A Preceptor service on free ports.
 
     Args:
-        service: e.g. "reward" for `python -m preceptor.reward`.
+        service: e.g. "reward" for `python -m preceptor.reward`, "rollout.worker" for a worker.
         folder: for its log.
         settings: fields of its settings class; ports are added, and a Redis address where none answers, which costs
             discovery alone.
@@ -107,14 +116,14 @@ class ServiceProcess(BenchProcess):
         port, self.metrics_port = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
         given = {
-            "port": port,
+            **({} if service.endswith(".worker") else {"port": port}),
             "metrics_port": self.metrics_port,
             "redis_url": f"redis://127.0.0.1:{free_port()}/0",
             "artifacts_url": folder.as_uri(),
             **settings,
         }
         log_path = folder / f"{service}-{port}.log"
-        super().__init__(f"preceptor.{service}", service_env(service, given), log_path)
+        super().__init__(f"preceptor.{service}", service_env(service.partition(".")[0], given), log_path)
 
     def wait_ready(self, timeout_s: float) -> Self:
         """Returns itself once /readyz answers 200. FailedPrecondition when it ended, DeadlineExceeded when late."""
@@ -133,8 +142,8 @@ class ServiceProcess(BenchProcess):
 class Peer(BenchProcess):
     """A process that takes one JSON object per line and answers each with one; its first line says that it is ready."""
 
-    def __init__(self, module: str, env: Mapping[str, str], log_path: Path) -> None:
-        super().__init__(module, env, log_path, answers=True)
+    def __init__(self, module: str, env: Mapping[str, str], log_path: Path, *, arguments: Sequence[str] = ()) -> None:
+        super().__init__(module, env, log_path, answers=True, arguments=arguments)
         self._answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 

@@ -8,6 +8,7 @@ import click
 
 BENCHES = {
     "generation": "preceptor.cli.bench.generation:generation",
+    "pipeline": "preceptor.cli.bench.pipeline:pipeline",
     "reward": "preceptor.cli.bench.reward:reward",
     "feedback": "preceptor.cli.bench.feedback:feedback",
     "feedback-chaos": "preceptor.cli.bench.feedback_chaos:feedback_chaos",
