@@ -1,4 +1,4 @@
-"""What a reward model is worth, measured on held-out labels: for whom, where, how sure, and how far it goes by length."""
+"""What a reward model is worth, on held-out labels: for whom, where, how sure, and how far it goes by length."""
 
 import math
 from collections import defaultdict
