@@ -55,6 +55,22 @@ class GateConfig(_Model):
         description="Spread of the raw scores, which are log-odds: below it the model is hardly sure of anything, and "
         "normalising it to sd 1 would blow up noise.",
     )
+    min_ceiling_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Held-out accuracy over chance, as a share of what rater noise leaves to reach (the card's "
+        "noise_ceiling, which needs comparisons that two raters ranked; without one nothing is asked). 0: not asked.",
+    )
+    max_ece: float = Field(
+        default=1.0, gt=0, le=1, description="Expected calibration error on held-out preferences at most; 1: not asked."
+    )
+    max_accuracy_drop: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="How far held-out accuracy may fall below that of the version that serves; 1: any.",
+    )
     probe: str | None = Field(
         default=None, description="JSONL of {prompt, chosen, rejected} with known order: catches a flipped sign."
     )

@@ -12,6 +12,7 @@ from preceptor.cli.connection import address_of, address_option
 from preceptor.cli.output import home_option, json_option, print_rows
 from preceptor.clients.conductor import LoopClient
 from preceptor.clients.reward import RewardClient
+from preceptor.common.errors import FailedPrecondition
 from preceptor.reward.config import kind_of
 
 
@@ -97,3 +98,24 @@ def promote(version: int, reason: str, address: str | None, home: Path) -> None:
     with LoopClient(address_of("conductor", home, address)) as client:
         client.promote_reward_model(request)
     click.echo(f"reward model {version} serves now")
+
+
+@models.command()
+@click.option("--reason", default="", help="Kept with the promotion.")
+@address_option
+@home_option()
+def rollback(reason: str, address: str | None, home: Path) -> None:
+    """Go back to the newest version before the one that scores now, of those that passed their gate."""
+    with LoopClient(address_of("conductor", home, address)) as client:
+        known = client.list_reward_models(loop_pb.ListRewardModelsRequest(page_size=1000)).reward_models
+        now = next((model.reward_model_version for model in known if model.promoted), 0)
+        before = [m.reward_model_version for m in known if m.gate == "passed" and m.reward_model_version < now]
+        if not before:
+            raise FailedPrecondition(
+                f"there is no version before {now} that passed its gate: see `preceptor models registry`"
+                if now
+                else "no reward model of a loop serves yet: see `preceptor models registry`"
+            )
+        request = loop_pb.PromoteRewardModelRequest(reward_model_version=max(before), reason=reason or "rollback")
+        client.promote_reward_model(request)
+    click.echo(f"reward model {max(before)} serves again, in place of {now}")

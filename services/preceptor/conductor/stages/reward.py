@@ -1,6 +1,7 @@
 """Reward models: snapshot of the labels, training run, gate, registration, promotion."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -102,7 +103,8 @@ def _from_card(context: StageContext) -> RewardModelRecord:
         gate=GATE_PASSED,
         created_at=datetime.now(UTC),
     )
-    reason = _gate(context, model, context.config.reward.gate)
+    gate = context.config.reward.gate
+    reason = figures_against(card, model, context.promoted(), gate) or _probe(context, model, gate)
     return model if not reason else _with_gate(model, reason)
 
 
@@ -114,14 +116,36 @@ def _stored_model(context: StageContext, run_id: str, version: int) -> str:
     return artifacts.path(rel)
 
 
-def _gate(context: StageContext, model: RewardModelRecord, gate: GateConfig) -> str:
-    """Why the model may not serve; "" when it may."""
+def figures_against(
+    card: Mapping[str, Any], model: RewardModelRecord, serving: RewardModelRecord | None, gate: GateConfig
+) -> str:
+    """Returns why the model may not serve, by its card and by the one that serves; "" when it may."""
     if model.heldout_accuracy < gate.min_heldout_accuracy:
         return f"held-out accuracy {model.heldout_accuracy:.3f} is below {gate.min_heldout_accuracy:g}"
     if model.score_sd < gate.min_score_sd:
         return (
             f"raw scores spread by {model.score_sd:.3f} log-odds, less than {gate.min_score_sd:g}: it learned nothing"
         )
+    reachable = model.noise_ceiling - 0.5
+    share = (model.heldout_accuracy - 0.5) / reachable if reachable > 0 else 1.0
+    if share < gate.min_ceiling_share:
+        return (
+            f"held-out accuracy {model.heldout_accuracy:.3f} is {share:.2f} of the way from chance to the noise "
+            f"ceiling {model.noise_ceiling:.3f}, less than {gate.min_ceiling_share:g}"
+        )
+    error = card.get("metrics", {}).get("eval/ece")
+    if error is not None and error > gate.max_ece:
+        return f"expected calibration error {error:.3f} is above {gate.max_ece:g}"
+    if serving is not None and serving.heldout_accuracy - model.heldout_accuracy > gate.max_accuracy_drop:
+        return (
+            f"held-out accuracy {model.heldout_accuracy:.3f} is more than {gate.max_accuracy_drop:g} below that of "
+            f"reward model {serving.reward_model_version}, which serves ({serving.heldout_accuracy:.3f})"
+        )
+    return ""
+
+
+def _probe(context: StageContext, model: RewardModelRecord, gate: GateConfig) -> str:
+    """Why the model may not serve, by pairs whose order is known; "" when it may, or without a probe."""
     if gate.probe is None:
         return ""
     with context.world.artifacts.local(gate.probe).open(encoding="utf-8") as file:
