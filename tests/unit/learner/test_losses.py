@@ -127,6 +127,13 @@ def test_a_tie_pulls_scores_together():
     assert float(chosen.grad) == pytest.approx(1 / (1 + math.exp(-2)) - 0.5, abs=1e-6)
 
 
+def test_a_margin_is_what_the_chosen_one_must_win_by():
+    """-log sigmoid(2 - 0.5) for a preference; a margin of 0 changes nothing."""
+    chosen, rejected = torch.tensor([2.0, 2.0]), torch.zeros(2)
+    losses = bradley_terry_loss(chosen, rejected, margin=torch.tensor([0.5, 0.0]))
+    assert losses.tolist() == pytest.approx([math.log1p(math.exp(-1.5)), math.log1p(math.exp(-2.0))])
+
+
 def test_bradley_terry_is_stable_far_out():
     losses = bradley_terry_loss(torch.tensor([-1000.0, 1000.0]), torch.tensor([0.0, 0.0]))
     np.testing.assert_allclose(losses.numpy(), [1000.0, 0.0])

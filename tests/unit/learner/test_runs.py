@@ -21,6 +21,8 @@ from preceptor.learner.data.preferences import CandidateText, RankedCandidates
 from preceptor.learner.models.loading import load_scalar_model
 from preceptor.learner.run_configs import ModelSource, RewardConfig, SftConfig
 from preceptor.learner.training.metrics_log import read_metrics
+from preceptor.learner.run_configs.reward import StrengthMargins
+from preceptor.learner.training.reward_report import doubling_gain
 from preceptor.learner.training.reward import run_reward, split_by_prompt
 from preceptor.learner.training.sft import run_sft
 from preceptor.learner.types import Progress
@@ -62,9 +64,11 @@ def write_rankings(path: Path, comparisons: int = 40, raters: int = 1) -> Path:
                 {"candidateId": f"c{i}", "text": "z" * c + "y" * (5 - c), "policyVersion": i}
                 for i, c in enumerate(counts)
             ]
-            for _ in range(raters):
+            strength = f"PREFERENCE_STRENGTH_{'STRONG' if by_count[0] - by_count[-1] > 2 else 'SLIGHT'}"
+            for rater in range(raters):
                 comparison = {"comparisonId": f"x{n}", "prompt": {"text": f"p{n % 20}:"}, "candidates": candidates}
-                row = {"ranking": {"body": {"tieGroups": groups}}, "comparison": comparison}
+                body = {"tieGroups": groups, "strength": strength}
+                row = {"ranking": {"body": body, "raterId": f"r{rater}"}, "comparison": comparison}
                 stream.write(json.dumps(row) + "\n")
     return path
 
@@ -212,6 +216,35 @@ def test_reward_learns_normalises_and_writes_its_card(reward_config: RewardConfi
     assert float(served.mean()) == pytest.approx(0.0, abs=1e-4)
     assert float(served.std(correction=0)) == pytest.approx(1.0, abs=1e-4)
     assert card["reference_samples"] == len(served)
+
+
+def test_the_report_says_for_whom_where_and_how_sure_the_model_is_right(reward_config: RewardConfig, tmp_path: Path):
+    run_reward(reward_config, tmp_path / "first")
+    config = reward_config.model_copy(
+        update={
+            "epochs": 2,
+            "learning_curve": (0.25, 0.5),
+            "previous": str(tmp_path / "first" / "model"),
+            "strength_margins": StrengthMargins(strong=1.0),
+        }
+    )
+    result = run_reward(config, tmp_path / "second")
+    card = json.loads((tmp_path / "second" / "model" / "card.json").read_text())
+    report = card["report"]
+    assert report["accuracy"]["accuracy"] == pytest.approx(card["heldout_accuracy"])
+    assert set(report["by_rater"]) == {"r0", "r1"}
+    assert set(report["by_strength"]) == {"slight", "strong"}
+    assert set(report["by_policy_version"]) == {"0", "1", "2"}
+    assert sum(part["n"] for part in report["by_strength"].values()) == report["accuracy"]["n"]
+    assert card["metrics"]["eval/ece"] == result.metrics["eval/ece"] == report["calibration"]["ece"]
+    first = json.loads((tmp_path / "first" / "model" / "card.json").read_text())
+    assert report["previous"]["accuracy"] == first["report"]["accuracy"]
+    assert 0.5 < report["previous"]["agreement"] <= 1.0
+    points = report["learning_curve"]["points"]
+    whole = 2 * len(training_comparisons(config))
+    assert [point["rankings"] for point in points] == [pytest.approx(whole * s, abs=2) for s in (0.25, 0.5, 1.0)]
+    assert points[-1]["accuracy"] == card["heldout_accuracy"]
+    assert report["learning_curve"]["doubling_gain"] == doubling_gain([(p["rankings"], p["accuracy"]) for p in points])
 
 
 def served_scores(config: RewardConfig, model_dir: Path, card: dict[str, Any]) -> torch.Tensor:

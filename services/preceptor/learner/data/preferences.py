@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from google.protobuf.json_format import ParseDict, ParseError
 
@@ -16,7 +17,13 @@ from preceptor.learner.run_configs.reward import RewardData
 __all__ = ["CandidateText", "Labels", "OddRow", "Pair", "Prompt", "RankedCandidates", "load_labels", "pairs_of"]
 
 Prompt = str | tuple[Message, ...]
-_Weighted = tuple[tuple[tuple[int, ...], ...], float]
+
+
+class _Vote(NamedTuple):
+    ranking: tuple[tuple[int, ...], ...]
+    weight: float
+    rater: str
+    strength: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,8 @@ class RankedCandidates:
     """Every ranking of one comparison. rankings: per rater, tie groups of candidate indexes, best group first.
 
     file, line: where it (or its first ranking) was read. weights: of each ranking, by its rater's reliability; none: 1.
+    raters: their pseudonyms; none: unknown. strengths: of the best group over the rest, "slight", "clear", "strong" or
+    "" for each ranking; none: not asked.
     """
 
     prompt: Prompt
@@ -41,11 +50,23 @@ class RankedCandidates:
     file: str = ""
     line: int = 0
     weights: tuple[float, ...] = ()
+    raters: tuple[str, ...] = ()
+    strengths: tuple[str, ...] = ()
 
     @property
     def ranking_weights(self) -> tuple[float, ...]:
         """One per ranking."""
         return self.weights or (1.0,) * len(self.rankings)
+
+    @property
+    def ranking_raters(self) -> tuple[str, ...]:
+        """One per ranking."""
+        return self.raters or ("",) * len(self.rankings)
+
+    @property
+    def ranking_strengths(self) -> tuple[str, ...]:
+        """One per ranking."""
+        return self.strengths or ("",) * len(self.rankings)
 
     @property
     def prompt_key(self) -> str:
@@ -96,13 +117,19 @@ def load_labels(sources: Sequence[RewardData]) -> Labels:
 
 
 def _read_rankings(path: str, labels: Labels) -> None:
-    by_comparison: dict[str, tuple[Line, feedback_pb2.Comparison, list[_Weighted]]] = {}
+    by_comparison: dict[str, tuple[Line, feedback_pb2.Comparison, list[_Vote]]] = {}
     for line in read_jsonl(path):
         record = _ranked_comparison(line)
         comparison = record.comparison
         _, _, rankings = by_comparison.setdefault(comparison.comparison_id, (line, comparison, []))
-        rankings.append((_tie_groups(line, record), _weight(line, record)))
+        rankings.append(_vote(line, record))
     labels.comparisons += [_merged(*parts) for parts in by_comparison.values()]
+
+
+def _vote(line: Line, record: feedback_pb2.RankedComparison) -> _Vote:
+    strength = feedback_pb2.PreferenceStrength.Name(record.ranking.body.strength).removeprefix("PREFERENCE_STRENGTH_")
+    asked = "" if strength == "UNSPECIFIED" else strength.lower()
+    return _Vote(_tie_groups(line, record), _weight(line, record), record.ranking.rater_id, asked)
 
 
 def _weight(line: Line, record: feedback_pb2.RankedComparison) -> float:
@@ -136,15 +163,17 @@ def _tie_groups(line: Line, record: feedback_pb2.RankedComparison) -> tuple[tupl
     return tuple(tuple(group) for group in groups if group)
 
 
-def _merged(line: Line, comparison: feedback_pb2.Comparison, weighted: Sequence[_Weighted]) -> RankedCandidates:
+def _merged(line: Line, comparison: feedback_pb2.Comparison, votes: Sequence[_Vote]) -> RankedCandidates:
     prompt: Prompt = comparison.prompt.text
     if comparison.prompt.WhichOneof("content") == "conversation":
         prompt = tuple({"role": m.role, "content": m.content} for m in comparison.prompt.conversation.messages)
     candidates = tuple(
         CandidateText(c.text, finished=not c.truncated, policy_version=c.policy_version) for c in comparison.candidates
     )
-    rankings, weights = zip(*weighted, strict=True)
-    return RankedCandidates(prompt, candidates, rankings, line.path.name, line.number, weights)
+    rankings, weights, raters, strengths = zip(*votes, strict=True)
+    return RankedCandidates(
+        prompt, candidates, rankings, line.path.name, line.number, weights, raters=raters, strengths=strengths
+    )
 
 
 def _read_hh(path: str, labels: Labels) -> None:

@@ -1,10 +1,12 @@
 """Config of a reward-model run."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from preceptor.learner.run_configs.base import ConfigModel, ModelSource, OptimizerConfig, PathText, RunConfig
+
+LabelShare = Annotated[float, Field(gt=0, lt=1)]
 
 
 class RewardData(ConfigModel):
@@ -23,6 +25,18 @@ class LabelSnapshot(ConfigModel):
     project_id: str = Field(default="", max_length=63, description="Feedback project.")
     label_high_water_mark: int = Field(default=0, ge=0, description="Sequence of the newest vote in the data.")
     label_hash: str = Field(default="", max_length=128, description="SHA-256 of the canonical export.")
+
+
+class StrengthMargins(ConfigModel):
+    """By how many log-odds the best group must win, by how sure the rater was (Llama 2, arXiv 2307.09288, eq. 2)."""
+
+    slight: float = Field(default=0.0, ge=0, le=10, description="Margin of a slight preference.")
+    clear: float = Field(default=0.0, ge=0, le=10, description="Margin of a clear one.")
+    strong: float = Field(default=0.0, ge=0, le=10, description="Margin of a strong one.")
+
+    def of(self, strength: str) -> float:
+        """Returns the margin; 0 where the rater was not asked."""
+        return {"slight": self.slight, "clear": self.clear, "strong": self.strong}.get(strength, 0.0)
 
 
 class RewardConfig(RunConfig):
@@ -47,6 +61,9 @@ class RewardConfig(RunConfig):
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=0.5, description="Probability that a label is flipped: target 1 - label_smoothing."
     )
+    strength_margins: StrengthMargins = Field(
+        default_factory=StrengthMargins, description="Margins between the best group and the rest, by strength."
+    )
     center_coef: float = Field(
         default=0.0, ge=0, le=10, description="Weight of mean((r_chosen + r_rejected)^2), which centres raw scores."
     )
@@ -56,6 +73,16 @@ class RewardConfig(RunConfig):
         "policy_version up to initial_policy_version.",
     )
     initial_policy_version: int = Field(default=0, ge=0, description="See normalise_on.")
+    previous: PathText | None = Field(
+        default=None,
+        description="Reward model directory; the report compares the new model with it on held-out labels.",
+    )
+    learning_curve: tuple[LabelShare, ...] = Field(
+        default=(),
+        max_length=8,
+        description="Shares of the labels, rising, that more models are trained on, for the report's estimate of what "
+        "twice the labels would add; [0.25, 0.5] costs three quarters of the run again.",
+    )
     optimizer: OptimizerConfig = Field(
         default_factory=lambda: OptimizerConfig(learning_rate=1e-5, schedule="linear"), description="AdamW."
     )

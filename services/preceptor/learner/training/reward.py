@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preceptor.common.errors import InvalidInput
 from preceptor.learner.data.preferences import Labels, RankedCandidates, load_labels
+from preceptor.learner.models.engine import Engine
 from preceptor.learner.models.loading import context_length, load_tokenizer
 from preceptor.learner.models.scalar import new_reward_model
 from preceptor.learner.run_configs.base import ModelSource
@@ -24,6 +25,8 @@ from preceptor.learner.training.agreement import noise_ceiling
 from preceptor.learner.training.checkpoints import write_json
 from preceptor.learner.training.export import export, prepare
 from preceptor.learner.training.loop import Schedule, TrainingLoop
+from preceptor.learner.training.reward_evaluation import held_out_report
+from preceptor.learner.training.reward_report import doubling_gain
 from preceptor.learner.training.reward_task import EncodedComparison, RewardTask, encode_candidates
 from preceptor.learner.types import Progress, ProgressCallback, RunResult
 
@@ -59,7 +62,14 @@ def run_reward(config: RewardConfig, run_dir: Path, progress: ProgressCallback |
     normalisation = normalise(config, task, train)
     metrics = _final_metrics(loop.last_metrics, labels, normalisation)
     model.config.pad_token_id = tokenizer.pad_token_id
-    card = _card(config, labels, normalisation, metrics)
+    report = held_out_report(config, task, held_out, engine)
+    if config.learning_curve:
+        curve = _learning_curve(config, run_dir, path, engine, train, held_out, metrics)
+        if curve is None:
+            return RunResult("", loop.step, loop.last_metrics, stopped=True)
+        report["learning_curve"] = curve
+    metrics["eval/ece"] = report["calibration"]["ece"] if held_out else math.nan
+    card = _card(config, labels, normalisation, metrics) | {"report": report}
     write_json(run_dir / "data_report.json", [asdict(row) for row in labels.odd_rows])
     export(model, tokenizer, run_dir / "model", engine.ranks, card=card)
     return RunResult("model", loop.step, metrics)
@@ -109,6 +119,38 @@ def split_by_prompt(
 
     held_out = [comparison for comparison in comparisons if is_held_out(comparison)]
     return [comparison for comparison in comparisons if not is_held_out(comparison)], held_out
+
+
+def _learning_curve(
+    config: RewardConfig,
+    run_dir: Path,
+    path: str,
+    engine: Engine,
+    train: Sequence[EncodedComparison],
+    held_out: list[EncodedComparison],
+    metrics: dict[str, float],
+) -> dict[str, Any] | None:
+    """Trains on shares of the labels; returns {points, doubling_gain}, or None when it was interrupted.
+
+    A larger share holds the smaller ones; which labels are in depends on their prompts and the seed alone.
+    """
+    order = sorted(train, key=lambda e: hashlib.sha256(f"{config.seed}:{e.comparison.prompt_key}".encode()).digest())
+    points: list[tuple[int, float]] = []
+    for share in config.learning_curve:
+        part = order[: max(1, round(share * len(order)))]
+        model = new_reward_model(path, seed=config.seed)
+        task = RewardTask(model, part, held_out, config, engine, pad_id=model.config.pad_token_id or 0)
+        schedule = Schedule(config.epochs, config.batch_size, config.optimizer)
+        loop = TrainingLoop(task, config, schedule, run_dir / f"labels-{share:g}", None)
+        if not loop.run():
+            return None
+        points.append((_rankings(part), loop.last_metrics.get("eval/accuracy", math.nan)))
+    points.append((_rankings(train), metrics.get("eval/accuracy", math.nan)))
+    return {"points": [{"rankings": n, "accuracy": a} for n, a in points], "doubling_gain": doubling_gain(points)}
+
+
+def _rankings(encoded: Sequence[EncodedComparison]) -> int:
+    return sum(len(one.comparison.rankings) for one in encoded)
 
 
 def _trunk_path(source: ModelSource) -> str:

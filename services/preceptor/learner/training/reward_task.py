@@ -54,10 +54,14 @@ class RewardTask:
         engine: Engine,
         *,
         pad_id: int,
+        trained: bool = True,
     ) -> None:
-        """Makes the model ready on the engine."""
+        """Makes the model ready on the engine; trained False: only to score."""
         self.model, self.engine = ScoreModel(model), engine
-        engine.ready(self.model, lora=config.lora, frozen=config.frozen)
+        if trained:
+            engine.ready(self.model, lora=config.lora, frozen=config.frozen)
+        else:
+            engine.ready(self.model, trained=False)
         self.examples = len(train)
         self._train, self._held_out, self._config, self._pad_id = train, held_out, config, pad_id
 
@@ -126,19 +130,26 @@ class RewardTask:
         return flat if not order else flat[torch.argsort(torch.tensor(order, device=flat.device))]
 
     def _loss(self, part: Sequence[EncodedComparison], flat: Tensor) -> Tensor:
-        first, second, target, weight = [], [], [], []
+        first, second, target, weight, margin = [], [], [], [], []
         start = 0
         for encoded in part:
-            for ranking, of_rater in zip(encoded.comparison.rankings, encoded.comparison.ranking_weights, strict=True):
+            votes = encoded.comparison
+            for ranking, of_rater, strength in zip(
+                votes.rankings, votes.ranking_weights, votes.ranking_strengths, strict=True
+            ):
                 pairs = pairs_of(ranking)
                 for pair in pairs:
+                    best_over_rest = pair.target == 1.0 and pair.first in ranking[0]
+                    margin.append(self._config.strength_margins.of(strength) if best_over_rest else 0.0)
                     first.append(start + pair.first)
                     second.append(start + pair.second)
                     target.append(pair.target + self._config.label_smoothing * (1.0 - 2.0 * pair.target))
                     weight.append(of_rater / len(pairs))
             start += len(encoded.token_ids)
         a, b = flat[first], flat[second]
-        losses = bradley_terry_loss(a, b, torch.tensor(target, device=flat.device))
+        losses = bradley_terry_loss(
+            a, b, torch.tensor(target, device=flat.device), torch.tensor(margin, device=flat.device)
+        )
         if self._config.center_coef:
             losses = losses + self._config.center_coef * (a + b).square()
         return (losses * torch.tensor(weight, device=flat.device)).sum()
