@@ -20,10 +20,10 @@ from preceptor.common.reward_text import encode_reward_input
 from preceptor.learner.data.preferences import CandidateText, RankedCandidates
 from preceptor.learner.models.loading import load_scalar_model
 from preceptor.learner.run_configs import ModelSource, RewardConfig, SftConfig
-from preceptor.learner.training.metrics_log import read_metrics
 from preceptor.learner.run_configs.reward import StrengthMargins
-from preceptor.learner.training.reward_report import doubling_gain
+from preceptor.learner.training.metrics_log import read_metrics
 from preceptor.learner.training.reward import run_reward, split_by_prompt
+from preceptor.learner.training.reward_report import doubling_gain
 from preceptor.learner.training.sft import run_sft
 from preceptor.learner.types import Progress
 

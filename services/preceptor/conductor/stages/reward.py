@@ -67,6 +67,9 @@ def _new_run(context: StageContext, run_id: str) -> RunRecord:
             "label_hash": snapshot.label_hash,
         },
     }
+    promoted = context.promoted()
+    if promoted is not None:
+        config.setdefault("previous", str(context.world.artifacts.local(promoted.uri)))
     run = ensure_run(context, run_id, "reward", config, initial_model_uri=source, reward_model_version=version)
     context.world.registry.pin_labels(run_id, event_ids)
     return run
