@@ -159,5 +159,4 @@ class LoopEngine:
             except PreceptorError as forgetting:
                 log.warning("a job could not be removed", run_id=run.run_id, error=forgetting.message)
         self._world.loops.finish_loop(loop_id, state, error)
-        self._world.loops.add_event(loop_id, "stage", "", f"loop {state.value}" + (f": {error}" if error else ""))
         log.info("loop finished", state=state.value)

@@ -84,10 +84,12 @@ class LoopStore:
             return _loop(session, row)
 
     def finish_loop(self, loop_id: str, state: LoopState, error: str = "") -> None:
-        """Writes a final state."""
+        """Writes a final state and the loop's last event, at once: who sees the one sees the other."""
+        message = f"loop {state.value}" + (f": {error}" if error else "")
         with Session(self._engine) as session, session.begin():
             row = _loop_row(session, loop_id)
             row.state, row.error = state.value, error
+            session.add(EventRow(loop_id=loop_id, time=_now(), kind="stage", stage="", message=message, values={}))
 
     def set_stage(
         self,
