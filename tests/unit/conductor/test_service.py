@@ -91,7 +91,9 @@ def test_events_end_with_the_loop(loops: Loops, fake: FakeWorld, tmp_path: Path)
     events, ended = loops.events_after("loop", 0)
     assert (events[0].values, ended) == ({"loss": 2.0}, False)
     fake.world().loops.finish_loop("loop", LoopState.SUCCEEDED)
-    assert loops.events_after("loop", events[0].sequence) == ([], True)
+    [last], ended = loops.events_after("loop", events[0].sequence)
+    assert (last.message, ended) == ("loop succeeded", False)
+    assert loops.events_after("loop", last.sequence) == ([], True)
 
 
 def test_an_older_model_can_be_promoted_again_and_one_that_failed_its_gate_cannot(
