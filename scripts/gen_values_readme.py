@@ -19,7 +19,8 @@ _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][\w-]*):(?P<rest>.*)$")
 _LONGEST_DEFAULT = 60
 INTRO = """# The chart's values
 
-Written from `values.yaml` by `scripts/gen_values_readme.py`; change the comments there. How to install: [deploy/README.md](../../deploy/README.md).
+Written from `values.yaml` by `scripts/gen_values_readme.py`; change the comments there. How to install:
+[deploy/README.md](../../deploy/README.md).
 """
 
 
