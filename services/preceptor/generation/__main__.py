@@ -88,6 +88,7 @@ def prepare(settings: GenerationSettings) -> EngineOptions:
         enforce_eager=eager,
         chunked_prefill=not build.cpu if settings.chunked_prefill is None else settings.chunked_prefill,
         seed=settings.seed,
+        tensor_parallel_size=settings.tensor_parallel_size,
     )
 
 

@@ -27,6 +27,12 @@ class GenerationSettings(ServiceSettings):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto = as stored")
     max_model_len: int = Field(0, ge=0, description="tokens of prompt and completion together; 0 = the model's own")
+    tensor_parallel_size: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="GPUs (on CPU: processes) that share the model; each loads its own part",
+    )
     max_num_seqs: int = Field(128, ge=1, le=4096, description="completions written at the same time")
     max_num_batched_tokens: int = Field(0, ge=0, description="tokens of one engine step; 0 = at least 2048")
     max_requests: int = Field(1024, ge=1, description="completions running or waiting, past which calls are refused")

@@ -1,4 +1,10 @@
-"""The plain chain that weight transports are held against: the same bytes by memcpy, or by TCP, and nothing else."""
+"""The plain chains that weight transports are held against.
+
+By memcpy: into a segment of shared memory and on into each receiver's buffer; nothing is verified. By TCP: the sender
+takes the BLAKE3 digest of its bytes, as a publisher does, each receiver fills its buffer from a socket of its own and
+compares the digest, as a generator does. The bare part of that, the bytes alone, is told apart. Buffers are memory that
+was touched before, which is where a generator receives as well: into the files of the version before the last.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -35,6 +42,18 @@ def tcp_sender(data: memoryview) -> Iterator[int]:
             yield server.getsockname()[1]
         finally:
             server.shutdown(socket.SHUT_RDWR)
+
+
+def digest_of(data: memoryview | bytearray) -> str:
+    """The digest of all bytes, by all cores."""
+    return blake3(data, max_threads=blake3.AUTO).hexdigest()
+
+
+def tcp_verified(port: int, buffer: bytearray, digest: str) -> None:
+    """As tcp_receive; ConnectionError when other bytes came than were sent."""
+    tcp_receive(port, buffer)
+    if digest_of(buffer) != digest:
+        raise ConnectionError("other bytes arrived than were sent")
 
 
 def tcp_receive(port: int, buffer: bytearray) -> None:

@@ -49,6 +49,8 @@ def main() -> None:
 def _work(request: dict[str, Any], staging: StagingFolder, spares: SpareFiles, buffer: bytearray) -> Callable[[], None]:
     if request["do"] == "memcpy":
         return lambda: weights_chain.read_segment(Path(request["segment"]), buffer)
+    if request["do"] == "tcp_verified":
+        return lambda: weights_chain.tcp_verified(request["port"], buffer, request["digest"])
     if request["do"] == "tcp":
         return lambda: weights_chain.tcp_receive(request["port"], buffer)
     manifest = json_format.ParseDict(request["manifest"], WeightManifest())

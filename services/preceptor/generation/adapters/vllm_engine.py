@@ -40,6 +40,7 @@ class EngineOptions:
     enforce_eager: bool
     chunked_prefill: bool
     seed: int
+    tensor_parallel_size: int = 1
 
 
 class VllmEngine:
@@ -137,6 +138,7 @@ class VllmEngine:
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "worker_extension_cls": _WORKER_EXTENSION,
+            "tensor_parallel_size": options.tensor_parallel_size,
         }
         if options.max_model_len:
             arguments["max_model_len"] = options.max_model_len
