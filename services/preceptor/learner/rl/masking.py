@@ -56,7 +56,8 @@ def masked_whiten(
 ) -> Tensor:
     """Returns (values - mean) / sqrt(var + epsilon) under mask, 0 elsewhere, in values' shape.
 
-    As in TRL's and lm-human-preferences' `whiten`; statistics over the tokens that count only, of all ranks.
+    As in lm-human-preferences' `whiten` (TRL's variance divides by count - 1); statistics over the tokens that count
+    only, of all ranks.
 
     Args:
       values: [B, T] or [B].
