@@ -1,10 +1,11 @@
 """Builds an rl run out of its parts; called by __main__ alone. Imports torch, so only once the config is known good."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from blake3 import blake3
 
 from preceptor.api.learner.v1 import weights_pb2
 from preceptor.clients.reward import RewardClient
@@ -12,9 +13,11 @@ from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.errors import Unavailable
 from preceptor.common.telemetry import BusyClock, get_logger
 from preceptor.learner.adapters.collect_sender import CollectSender
+from preceptor.learner.adapters.evaluation import EvaluationGateway
 from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.adapters.prompt_files import prompts_digest, read_prompts
 from preceptor.learner.adapters.publisher import Publisher
+from preceptor.learner.adapters.recording import Recorder, Recording, ReplayPump
 from preceptor.learner.adapters.rescoring import RewardGateway, one_reward_model
 from preceptor.learner.adapters.rollout_stream import RolloutStream
 from preceptor.learner.adapters.run_checkpoints import LoadedCheckpoint, RunCheckpoints
@@ -24,8 +27,11 @@ from preceptor.learner.adapters.transports import GrpcTransport, ShmTransport, T
 from preceptor.learner.adapters.weight_senders import WeightSenders
 from preceptor.learner.algorithms.registry import algorithm_class
 from preceptor.learner.config import LearnerSettings
+from preceptor.learner.evaluation.evaluator import Evaluator
+from preceptor.learner.models.forward import pick_device
 from preceptor.learner.monitor import RunControl, RunMonitor, StepMetrics
 from preceptor.learner.phases import PhaseClock
+from preceptor.learner.ports import Observer
 from preceptor.learner.pump.attempts import AttemptLimits
 from preceptor.learner.pump.credit import Credit
 from preceptor.learner.pump.in_flight import InFlightLimit, LimitBounds
@@ -42,6 +48,8 @@ from preceptor.learner.server import WeightFeed
 from preceptor.learner.service import RlRun
 from preceptor.learner.training.export import prepare
 from preceptor.learner.training.metrics_log import MetricsLog, read_metrics
+from preceptor.learner.training.perf import PerfMeter
+from preceptor.learner.training.profiling import StepProfiler
 from preceptor.learner.training.rl_trainer import RlTrainer
 from preceptor.learner.types import ProgressCallback
 
@@ -94,33 +102,96 @@ def build_rl(
     checkpoints = RunCheckpoints(store, config.run_id, config.checkpoint, scratch=files.scratch)
     checkpoint = checkpoints.load()
     trainer = _trainer(config, store)
-    gateway = RewardGateway(RewardClient(settings.reward_address), config, order)
-    gateway.load(store)
-    stream = RolloutStream(settings.redis_url, config.run_id, group_size=config.group_size)
-    sender = CollectSender(config, order, settings.redis_url)
-    pump = build_pump(config, stream, sender, checkpoint)
     link = _RunLink()
+    sources = (
+        _live(config, settings, store, order, checkpoint, link)
+        if config.replay is None
+        else _replayed(config, checkpoint, config.replay)
+    )
+    pump = sources.pump
     history = RunHistory(folder)
+    profiler = StepProfiler(config.profile, folder)
     parts = RunParts(
         trainer=trainer,
         pump=pump,
         policies=policies,
         publishing=_publisher(config, settings, policies, feed, history, link, address),
         checkpoints=checkpoints,
-        sink=MetricsLog(folder),
+        sink=MetricsLog(folder, config=config),
         history=history,
         files=files,
-        one_reward_model=lambda batch: link.one_reward_model(batch, gateway),
-        retire_stream=lambda: _quietly(stream.retire),
+        one_reward_model=sources.one_reward_model,
+        retire_stream=sources.retire,
         past_steps=lambda: _past_steps(folder),
-        fingerprint=_fingerprint(config, prompts_digest(prompts)),
+        fingerprint=_fingerprint(config, prompts_digest(prompts)) | sources.fingerprint,
         reconfigure=lambda changed: _reconfigure(changed, trainer, pump),
-        around_training=lambda step: nullcontext(),
+        around_training=profiler,
+        observers=_observers(config, settings, folder, pump, profiler, trainer),
     )
     phases = PhaseClock(BusyClock("learner"))
     run = RlRun(config, parts, monitor, control, phases, checkpoint=checkpoint, progress=progress)
     link.run, link.pump = run, pump
-    return BuiltRun(run, lambda: _close(gateway, sender, stream))
+    return BuiltRun(run, sources.close)
+
+
+@dataclass(slots=True)
+class _Sources:
+    """Where batches come from. fingerprint: what a checkpoint must agree with."""
+
+    pump: Pump | ReplayPump
+    one_reward_model: Callable[[Batch], Batch] = lambda batch: batch
+    retire: Callable[[], None] = lambda: None
+    close: Callable[[], None] = lambda: None
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+
+
+def _live(
+    config: RlConfig,
+    settings: LearnerSettings,
+    store: ArtifactStore,
+    order: PromptOrder,
+    checkpoint: LoadedCheckpoint | None,
+    link: "_RunLink",
+) -> _Sources:
+    gateway = RewardGateway(RewardClient(settings.reward_address), config, order)
+    gateway.load(store)
+    stream = RolloutStream(settings.redis_url, config.run_id, group_size=config.group_size)
+    sender = CollectSender(config, order, settings.redis_url)
+    return _Sources(
+        build_pump(config, stream, sender, checkpoint),
+        one_reward_model=lambda batch: link.one_reward_model(batch, gateway),
+        retire=lambda: _quietly(stream.retire),
+        close=lambda: _close(gateway, sender, stream),
+    )
+
+
+def _replayed(config: RlConfig, checkpoint: LoadedCheckpoint | None, path: str) -> _Sources:
+    recording = Recording(Path(path))
+    state = None if checkpoint is None else checkpoint.state["pump"]
+    digest = blake3(recording.path.read_bytes()).hexdigest()
+    return _Sources(ReplayPump(recording, config.run_id, state), fingerprint={"replay": digest})
+
+
+def _observers(
+    config: RlConfig,
+    settings: LearnerSettings,
+    folder: Path,
+    pump: Pump | ReplayPump,
+    profiler: StepProfiler,
+    trainer: RlTrainer,
+) -> list[Observer]:
+    epochs, device = config.update.epochs, pick_device(config.device)
+    perf = PerfMeter.of_models(trainer.models, epochs=epochs, device=device, dtype=config.dtype)
+    observers: list[Observer] = [perf, profiler]
+    if config.record is not None:
+        observers.append(Recorder(Path(config.record), pump.lineage))
+    if config.evaluation is not None:
+        gateway = EvaluationGateway(config, settings.redis_url, settings.reward_address)
+        held_out = read_prompts(config.evaluation.prompts)
+        observers.append(
+            Evaluator(config.evaluation, held_out, folder, ask=gateway.ask, score=gateway.score, close=gateway.close)
+        )
+    return observers
 
 
 def _close(*parts: RewardGateway | CollectSender | RolloutStream) -> None:
@@ -159,7 +230,7 @@ class _RunLink:
     """Ties the publisher and the reward gateway, which are made first, to the run and its pump."""
 
     run: RlRun
-    pump: Pump
+    pump: Pump | ReplayPump
 
     def published(self, version: int, seconds: float) -> None:
         self.pump.published(version)
@@ -239,8 +310,10 @@ def build_pump(
     return pump
 
 
-def _reconfigure(config: RlConfig, trainer: RlTrainer, pump: Pump) -> None:
+def _reconfigure(config: RlConfig, trainer: RlTrainer, pump: Pump | ReplayPump) -> None:
     trainer.reconfigure(config.update)
+    if isinstance(pump, ReplayPump):
+        return
     credit = _credit(config)
     pump.retune(credit, _staleness(config), _in_flight_limit(config, credit))
 

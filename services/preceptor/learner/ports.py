@@ -28,6 +28,10 @@ class Observer(Protocol):
         """The run goes on from this step: what was noted of later ones is void."""
         ...
 
+    def started(self, step: int, policy_version: int) -> None:
+        """The run begins or goes on; `policy_version` is on its way to the generators."""
+        ...
+
     def step_done(self, step: int, policy_version: int, batch: Batch, metrics: Mapping[str, float]) -> dict[str, float]:
         """Returns metrics that join the step's."""
         ...

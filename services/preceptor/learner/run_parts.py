@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from preceptor.learner.adapters.recording import ReplayPump
 from preceptor.learner.monitor import StepMetrics
 from preceptor.learner.ports import Checkpoints, History, MetricsSink, Observer, Policies, Publishing, RunFiles, Trainer
 from preceptor.learner.pump.pump import Pump
@@ -34,7 +35,7 @@ class RunParts:
     """
 
     trainer: Trainer
-    pump: Pump
+    pump: Pump | ReplayPump
     policies: Policies
     publishing: Publishing
     checkpoints: Checkpoints

@@ -112,6 +112,8 @@ class RlRun:
             self._checkpoint()
             self._settle_checkpoint()
         self._parts.pump.start()
+        for observer in self._parts.observers:
+            observer.started(self.step, self._version)
         self._monitor.update(
             state=RunState.RUNNING, step=self.step, total_steps=self._config.total_steps, busy_s=self._phases.busy_s
         )
@@ -181,6 +183,7 @@ class RlRun:
         }
         for observer in self._parts.observers:
             metrics |= observer.step_done(self.step, self._version, batch, metrics)
+        self.totals.last_metrics |= {name: value for name, value in metrics.items() if name.startswith("eval/")}
         if self.step % self._config.log_every_steps == 0 or self.step == self._config.total_steps:
             self._parts.sink.write(self.step, metrics)
         self._monitor.step_done(

@@ -13,6 +13,7 @@ BENCHES = {
     "feedback": "preceptor.cli.bench.feedback:feedback",
     "feedback-chaos": "preceptor.cli.bench.feedback_chaos:feedback_chaos",
     "weights": "preceptor.cli.bench.weights:weights",
+    "rl": "preceptor.cli.bench.rl:rl",
     "chaos": "preceptor.cli.bench.chaos:chaos",
 }
 

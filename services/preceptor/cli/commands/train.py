@@ -86,7 +86,8 @@ def run_kind(kind: str, config: Path, layout: Layout, *, dry_run: bool, as_json:
         show_plan(plan_of(config), as_json)
         return 0
     layout.artifacts_dir.mkdir(parents=True, exist_ok=True)
-    code = run_rl(config, layout) if kind == "rl" else run_in_foreground(config, layout)
+    live = kind == "rl" and read_mapping(config).get("replay") is None
+    code = run_rl(config, layout) if live else run_in_foreground(config, layout)
     if code == 0 and as_json:
         print_json({"run_id": run_id_of(config), "artifacts": layout.artifacts_url})
     return code

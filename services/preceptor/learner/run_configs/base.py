@@ -109,6 +109,26 @@ class EngineConfig(ConfigModel):
     )
 
 
+class ProfileConfig(ConfigModel):
+    """Steps that torch's profiler looks at: profile/{trace.json (Chrome), operators.txt, phases.txt} of the run."""
+
+    steps: tuple[int, int] = Field(description="First and last step, from 1; each costs time and memory.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "ProfileConfig":
+        if not 1 <= self.steps[0] <= self.steps[1] <= self.steps[0] + 99:
+            raise ValueError(f"profile.steps must be [first, last], from 1 on and at most 100 steps, not {self.steps}")
+        return self
+
+
+class WandbConfig(ConfigModel):
+    """Weights & Biases beside metrics.jsonl and TensorBoard; needs the package `wandb`."""
+
+    project: str = Field(min_length=1, max_length=128, description="Project.")
+    entity: str | None = Field(default=None, max_length=128, description="User or team; null: the account's own.")
+    mode: Literal["online", "offline"] = Field(default="online", description="offline: written into the run's folder.")
+
+
 class RunConfig(ConfigModel):
     """Base of every run."""
 
@@ -130,6 +150,8 @@ class RunConfig(ConfigModel):
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads; 0 leaves torch's choice.")
     log_every_steps: int = Field(default=10, ge=1, le=1_000_000, description="Steps between lines of metrics.jsonl.")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    profile: ProfileConfig | None = Field(default=None, description="Steps to profile; null: none.")
+    wandb: WandbConfig | None = Field(default=None, description="Curves to Weights & Biases as well; null: no.")
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

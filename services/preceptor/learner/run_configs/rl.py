@@ -14,38 +14,17 @@ from preceptor.learner.run_configs.algorithms import (
     RlooConfig,
 )
 from preceptor.learner.run_configs.base import CheckpointConfig, ConfigModel, PathText, RunConfig
+from preceptor.learner.run_configs.evaluation import EvaluationConfig
 from preceptor.learner.run_configs.guards import GuardsConfig, SelfCheckConfig
 from preceptor.learner.run_configs.plugins import PLUGIN_SECTION, plugin_settings
 from preceptor.learner.run_configs.ppo import PpoConfig
+from preceptor.learner.run_configs.prompts import PromptSource, Turn
 from preceptor.learner.run_configs.update import CriticConfig, UpdateConfig
+
+__all__ = ["FeedbackShare", "PromptSource", "PublishConfig", "RewardSource", "RlConfig", "SamplingConfig", "Turn"]
 
 # The section of the config that holds an algorithm's settings bears the algorithm's name.
 SECTIONS = ("ppo", "grpo", "rloo", "reinforce_pp", "reinforce", "rft", "online_dpo")
-
-
-class Turn(ConfigModel):
-    """One turn of a conversation."""
-
-    role: str = Field(min_length=1, max_length=64, description="A role of the policy's chat template.")
-    content: str = Field(max_length=1_000_000, description="What was said.")
-
-
-class PromptSource(ConfigModel):
-    """Where the prompts come from; they are drawn in an order that the seed fixes, reshuffled every epoch."""
-
-    path: PathText | None = Field(
-        default=None,
-        description='Text file with a prompt per line, or JSONL rows {"prompt": text or messages, "prompt_id"?}.',
-    )
-    items: tuple[str | tuple[Turn, ...], ...] = Field(
-        default=(), max_length=100_000, description="Prompts written into the config: texts or conversations."
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "PromptSource":
-        if (self.path is None) == (not self.items):
-            raise ValueError("give exactly one of `path` (a prompt file) and `items` (prompts in the config)")
-        return self
 
 
 class SamplingConfig(ConfigModel):
@@ -215,6 +194,14 @@ class RlConfig(RunConfig):
     checkpoint: CheckpointConfig = Field(
         default_factory=_rl_checkpoints, description="Also bounds the rollouts that wait for acknowledgement."
     )
+    record: PathText | None = Field(
+        default=None, description="File that every trained batch is written to (JSONL), for `replay`."
+    )
+    replay: PathText | None = Field(
+        default=None,
+        description="A recording to train on instead of live rollouts: no generator, no reward service, no Redis.",
+    )
+    evaluation: EvaluationConfig | None = Field(default=None, description="Held-out prompts during training; null: no.")
     guards: GuardsConfig = Field(default_factory=GuardsConfig, description="What the run watches of itself.")
     self_check: SelfCheckConfig = Field(
         default_factory=SelfCheckConfig, description="An update with learning rate 0 at the start; true: the defaults."
@@ -277,6 +264,10 @@ class RlConfig(RunConfig):
         if self.batch_size % self.group_size:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of group_size {self.group_size}")
         self._check_update(self.update)
+        if self.evaluation is not None and self.replay is not None:
+            raise ValueError("evaluation asks generators, and with replay there are none: leave one of them out")
+        if self.record is not None and self.replay is not None:
+            raise ValueError("record writes down live rollouts, and with replay there are none: leave one of them out")
         if self.critic_warmup_steps_after_switch and self.reward.function is not None:
             raise ValueError("critic_warmup_steps_after_switch has no effect with reward.function: it has no versions")
         return self

@@ -22,6 +22,7 @@ from preceptor.learner.training.optimization import (
     restore_rng,
     rng_state,
 )
+from preceptor.learner.training.profiling import StepProfiler
 from preceptor.learner.types import Progress, ProgressCallback, Wishes
 
 _MOST_SKIPPED = 20  # steps in succession without a finite gradient
@@ -65,7 +66,8 @@ class TrainingLoop:
         self._rates = schedule.optimizer  # with the learning rate that holds now
         self._ranks = task.engine.ranks
         self._checkpoints = CheckpointStore(run_dir / "checkpoints", config.checkpoint, self._ranks)
-        self._log = MetricsLog(run_dir) if self._ranks.leads else None
+        self._log = MetricsLog(run_dir, config=config) if self._ranks.leads else None
+        self._profiler = StepProfiler(config.profile if self._ranks.leads else None, run_dir)
         self._steps_per_epoch = math.ceil(task.examples / schedule.batch_size)
         self.total_steps = schedule.epochs * self._steps_per_epoch
         self.step = 0
@@ -78,7 +80,9 @@ class TrainingLoop:
         self._resume()
         try:
             while self.step < self.total_steps:
-                metrics = self._one_step()
+                with self._profiler(self.step + 1):
+                    metrics = self._one_step()
+                self._profiler.observe(self.step, metrics)
                 wishes = self._wishes(Progress("train", self.step, self.total_steps, metrics))
                 if wishes.checkpoint or wishes.stop or self.step % self._config.checkpoint.every_steps == 0:
                     self._save()
@@ -92,6 +96,7 @@ class TrainingLoop:
                     return False
             self._save()
         finally:
+            self._profiler.close()
             if self._log is not None:
                 self._log.close()
         self._checkpoints.close()
@@ -191,5 +196,5 @@ class TrainingLoop:
         self.step, self._tokens, self.last_metrics = state["step"], state["tokens"], state["metrics"]
 
     def _fingerprint(self) -> str:
-        free = {"threads", "device", "checkpoint", "log_every_steps", "engine"}
+        free = {"threads", "device", "checkpoint", "log_every_steps", "engine", "profile", "wandb"}
         return f"{self._task.examples} {self._config.model_dump_json(exclude=free)}"

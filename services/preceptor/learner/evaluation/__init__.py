@@ -1,0 +1,1 @@
+"""Evaluation during training: held-out prompts through the run's own generators and reward."""
