@@ -12,7 +12,7 @@ from tests.support.ports import free_port
 from tests.support.processes import ServiceProcess
 
 pytestmark = pytest.mark.slow
-STEPS = 12
+STEPS = 16
 KILLS = int(os.environ.get("PRECEPTOR_TEST_KILLS", "3"))  # ten and more: by hand
 OTHERWISE = ("time/", "phase/", "tokens/per", "samples/per", "policy_version", "pump/", "perf/", "staleness/longer")
 
@@ -66,8 +66,9 @@ def test_killed_replays_reproduce_the_uninterrupted_metrics(world, make_run, tmp
     for _ in range(KILLS):
         learner.start()
         more = draws.randrange(0, 5)
-        reached = min(STEPS - 1, max(killed.steps() or [0]) + more)
+        reached = min(STEPS - 5, max(killed.steps() or [0]) + more)
         wait_until(partial(arrived, learner, killed, reached), 60, f"step {reached}", interval_s=0.005)
+        assert learner.running, learner.log_tail()
         learner.kill()
     with learner:
         assert learner.wait(90) == 0, learner.log_tail()
