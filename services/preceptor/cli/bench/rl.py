@@ -111,8 +111,9 @@ def our_config(job: dict[str, Any], algorithm: str, epochs: int) -> dict[str, An
     """The rl config of the same job: one minibatch, KL coefficient 0.05, no dropout, on both sides."""
     rate = {"learning_rate": job["learning_rate"]}
     settings: dict[str, Any] = {"epochs": epochs, "minibatches": 1, "optimizer": rate}
+    settings["kl"] = {"loss_coef": 0.05} if algorithm == "grpo" else {"coef": 0.05}  # where TRL has it
     if algorithm == "ppo":
-        settings |= {"kl": {"coef": 0.05}, "critic_optimizer": rate}
+        settings["critic_optimizer"] = rate
     config: dict[str, Any] = {
         "kind": "rl",
         "run_id": "bench",
