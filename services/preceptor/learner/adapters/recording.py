@@ -174,8 +174,13 @@ def _group_result(group: Mapping[str, Any], run_id: str, lineage: PolicyLineage)
 
 def _experience(rollout: Mapping[str, Any], lineage: PolicyLineage) -> Experience:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in rollout.items()}
-    spans = tuple((lineage.version_at(step), begin, end) for step, begin, end in rollout["version_spans"])
+    spans = tuple((_version_of(step, lineage), begin, end) for step, begin, end in rollout["version_spans"])
     return Experience(**{**values, "version_spans": spans})
+
+
+def _version_of(step: int, lineage: PolicyLineage) -> int:
+    """The present weights' number where they are meant: a restart has published them again, under a higher one."""
+    return lineage.version if step == lineage.step else lineage.version_at(step)
 
 
 def _whole_lines(path: Path) -> list[str]:
