@@ -7,7 +7,7 @@ from typing import Any
 from preceptor.common.errors import FailedPrecondition, InvalidInput
 from preceptor.common.telemetry import get_logger
 from preceptor.learner.guards.self_check import self_check
-from preceptor.learner.guards.watch import Finding, Guards, worst
+from preceptor.learner.guards.watch import Guards, worst
 from preceptor.learner.monitor import RunControl, RunMonitor, RunState, StepMetrics
 from preceptor.learner.phases import WAIT, PhaseClock
 from preceptor.learner.ports import Checkpoint, PendingCheckpoint
@@ -302,6 +302,7 @@ class RlRun:
                 self._parts.history.changed(self.step, request.values)
                 log.info("settings changed", step=self.step, **request.values)
                 self._checkpoint()
+                self._settle_checkpoint()
             request.done(self.step, self._settings.texts())
 
     def _self_check(self, batch: Batch) -> None:
@@ -323,13 +324,10 @@ class RlRun:
             log.warning(
                 "guard raised", step=self.step + 1, guard=finding.guard, policy=finding.policy, found=finding.message
             )
-        finding: Finding | None = worst(found)
+        finding = worst(found)
         if finding is not None and finding.policy == "stop":
-            raise FailedPrecondition(
-                f"stopped at step {self.step + 1} by a guard: {finding.message}; the last checkpoint stands",
-                reason="GUARD_STOPPED",
-                field=f"guards.{finding.guard}",
-            )
+            message = f"stopped at step {self.step + 1} by a guard: {finding.message}; the last checkpoint stands"
+            raise FailedPrecondition(message, reason="GUARD_STOPPED", field=f"guards.{finding.guard}")
         if finding is not None and finding.policy == "roll_back":
             self._parts.pump.acknowledge([group.entry_id for group in batch.groups])
             raise _RollBackError(finding.message)

@@ -55,3 +55,22 @@ def test_guard_rolls_back_and_gives_up_in_the_end(make_run):
     published = [event["policy_version"] for event in events(run, "published")]
     assert published == sorted(set(published)), "no version was published twice"
     assert run.summary()["reason"] == "GUARD_STOPPED"
+
+
+def test_held_out_prompts_are_evaluated_and_the_best_checkpoint_is_kept(make_run):
+    run = make_run("evaluated")
+    evaluation = {"prompts": {"items": ["a warm", "the short"]}, "every_steps": 2, "samples": 2, "pass_threshold": 0.5}
+    best = {"every_steps": 2, "keep": 1, "best_metric": "eval/reward_mean"}
+    config = run.config(total_steps=6, evaluation=evaluation, checkpoint=best)
+    with run.learner(config) as learner:
+        assert_closed(run.finish(learner))
+    evaluated = {row["step"]: row["metrics"] for row in run.metrics() if "eval/reward_mean" in row["metrics"]}
+    assert sorted(evaluated) == [2, 4, 6]
+    for step, metrics in evaluated.items():
+        assert 0 <= metrics["eval/win_rate"] <= 1
+        assert 0 <= metrics["eval/pass@1"] <= metrics["eval/pass@2"] <= 1
+        assert 0 < metrics["eval/length"] <= 12
+        assert metrics["eval/policy_version"] == step
+    kept = json.loads((run.folder / "checkpoints" / "LATEST.json").read_text())["checkpoints"]
+    first = max(evaluated, key=lambda step: evaluated[step]["eval/reward_mean"])
+    assert first in {entry["step"] for entry in kept}
