@@ -1,14 +1,18 @@
 """LearnerService and WeightService of a job, over the wire."""
 
+import json
 import threading
 
 import google_crc32c
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from preceptor.api.learner.v1 import learner_service_pb2 as learner_pb
 from preceptor.api.learner.v1 import weight_service_pb2 as weight_pb
+from preceptor.cli.commands.train import train
+from preceptor.cli.commands.train_control import learner_of
 from preceptor.clients.learner import LearnerClient, WeightClient
 from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.discovery import KIND_LEARNER, Registry
@@ -193,3 +197,40 @@ def test_weights_come_in_checked_chunks_and_can_be_resumed(job, weights):
         list(weights.fetch_weights(weight_pb.FetchWeightsRequest(policy_version=0, offset_bytes=10**9)))
     with pytest.raises(InvalidInput, match="length_bytes"):
         list(weights.fetch_weights(weight_pb.FetchWeightsRequest(policy_version=0, length_bytes=10**9)))
+
+
+def test_settings_are_changed_from_the_command_line(job):
+    def answer() -> None:
+        wait_until(lambda: bool(found := job.control.settings_requests()) and asked.append(found[0]) is None, 20, "it")
+        asked[0].done(4, {"ppo.clip": "0.1", "max_staleness": "1"})
+
+    asked: list = []
+    thread = threading.Thread(target=answer)
+    thread.start()
+    address = f"127.0.0.1:{job.server.port}"
+    done = CliRunner().invoke(train, ["set", RUN, "ppo.clip=0.1", "--address", address, "--json"])
+    thread.join(20)
+    assert done.exit_code == 0, done.output
+    assert dict(asked[0].values) == {"ppo.clip": "0.1"}
+    assert json.loads(done.output) == {"step": 4, "values": {"ppo.clip": "0.1", "max_staleness": "1"}}
+
+
+def test_status_of_a_run_tells_what_its_guards_found(job):
+    job.done(3)
+    job.monitor.update(state=RunState.RUNNING, total_steps=9, warnings=("step 3: KL is 150",))
+    args = ["status", RUN, "--address", f"127.0.0.1:{job.server.port}"]
+    shown = CliRunner().invoke(train, args).output
+    assert f"{RUN} (rl): running, step 3 of 9\n  step 3: KL is 150\n" in shown
+    raw = json.loads(CliRunner().invoke(train, [*args, "--json"]).output)
+    assert raw["warnings"] == ["step 3: KL is 150"]
+
+
+def test_words_that_are_no_setting_are_refused(job):
+    done = CliRunner().invoke(train, ["set", RUN, "clip", "--address", f"127.0.0.1:{job.server.port}"])
+    assert isinstance(done.exception, InvalidInput)
+    assert "expected KEY=VALUE" in str(done.exception)
+
+
+def test_a_run_that_does_not_answer_is_named(job, tmp_path):
+    with pytest.raises(NotFound, match="no learner of run other"), learner_of("other", tmp_path / "home", None):
+        pytest.fail("there is no such run")
