@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,9 @@ def rl(
             theirs = trl.run({**job, "algorithm": algorithm, "epochs": count}, folder)
             step(bar, f"{label}: ours")
             ours = run_ours(our_config(job, algorithm, count), folder / label, port_base=port_base)
-            figures += case_figures(label, GOALS[algorithm], batch, ours, theirs)
+            found = case_figures(label, GOALS[algorithm], batch, ours, theirs)
+            click.echo("  ".join(f"{f.name} {f.value:.3g}" for f in found[:3]), err=True)
+            figures += found
     said = {"size": size, "parameters": parameters, "batch": batch, "completion_tokens": completion_tokens}
     said |= {"prompt_tokens": prompt_tokens, "steps": steps, "threads": len(cores)}
     return finish(Report("rl", figures, said, machine), as_json=as_json)
@@ -91,11 +95,15 @@ def rl(
 def case_figures(label: str, goal: float, batch: int, ours: Timed, theirs: dict[str, Any]) -> list[Figure]:
     """Samples per second of both after the warm-up, their ratio, and where our time goes."""
     rate, peer_rate = samples_per_s(ours.seconds, batch), samples_per_s(theirs["seconds"], batch)
+    slowness = median_step_s(theirs["seconds"]) / median_step_s(ours.seconds)
     phases = ("phase/wait_s", "phase/train_s", "phase/publish_s", "phase/checkpoint_s", "phase/all_s")
     return [
         at_least(f"{label}.rate_over_trl", rate / peer_rate, "ratio", goal),
         Figure(f"{label}.ours", rate, "samples/s"),
         Figure(f"{label}.trl_{theirs['trl']}", peer_rate, "samples/s"),
+        Figure(
+            f"{label}.median_step_over_trl", median_step_s(theirs["seconds"]) / median_step_s(ours.seconds), "ratio"
+        ),
         Figure(f"{label}.ours.start", ours.start_s, "s"),
         *(Figure(f"{label}.ours.{name}", ours.phases[name], "s") for name in phases if name in ours.phases),
     ]
@@ -105,6 +113,11 @@ def samples_per_s(seconds: list[float], batch: int) -> float:
     """Of the steps after the warm-up."""
     warm = min(_WARM_UP_STEPS, len(seconds) - 2)
     return batch * (len(seconds) - 1 - warm) / (seconds[-1] - seconds[warm])
+
+
+def median_step_s(seconds: list[float]) -> float:
+    """Of the steps after the first: what a step takes when nothing comes between."""
+    return statistics.median(later - earlier for earlier, later in itertools.pairwise(seconds))
 
 
 def our_config(job: dict[str, Any], algorithm: str, epochs: int) -> dict[str, Any]:
