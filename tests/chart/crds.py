@@ -1,7 +1,7 @@
 """The parts of other people's CRDs that the chart uses, strict: a field that is not here is one the chart misspelt.
 
-KEDA 2.21's ScaledObject (keda.sh/v1alpha1) and the Prometheus operator's PodMonitor (monitoring.coreos.com/v1), from
-their API references.
+KEDA 2.21's ScaledObject (keda.sh/v1alpha1) and the Prometheus operator's PodMonitor and PrometheusRule
+(monitoring.coreos.com/v1), from their API references.
 """
 
 from typing import Any
@@ -61,4 +61,35 @@ POD_MONITOR = _object(
     ),
 )
 
-SCHEMAS = {"ScaledObject": SCALED_OBJECT, "PodMonitor": POD_MONITOR}
+PROMETHEUS_RULE = _object(
+    ["apiVersion", "kind", "metadata", "spec"],
+    apiVersion={"const": "monitoring.coreos.com/v1"},
+    kind={"const": "PrometheusRule"},
+    metadata=_METADATA,
+    spec=_object(
+        ["groups"],
+        groups={
+            "type": "array",
+            "minItems": 1,
+            "items": _object(
+                ["name", "rules"],
+                name=_TEXT,
+                rules={
+                    "type": "array",
+                    "items": _object(
+                        ["alert", "expr"],
+                        **{
+                            "alert": _TEXT,
+                            "expr": _TEXT,
+                            "for": {"type": "string", "pattern": "^[0-9]+(s|m|h)$"},
+                            "labels": {"type": "object"},
+                            "annotations": {"type": "object"},
+                        },
+                    ),
+                },
+            ),
+        },
+    ),
+)
+
+SCHEMAS = {"ScaledObject": SCALED_OBJECT, "PodMonitor": POD_MONITOR, "PrometheusRule": PROMETHEUS_RULE}
