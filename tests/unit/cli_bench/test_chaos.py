@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from preceptor.cli.bench import chaos_world
 from preceptor.cli.bench.chaos import figures_of, parse_kinds
 from preceptor.cli.bench.chaos_checks import (
     accounting_gaps,
@@ -16,7 +17,7 @@ from preceptor.cli.bench.chaos_checks import (
 )
 from preceptor.cli.bench.chaos_plan import KINDS, VARIANTS, plan
 from preceptor.cli.bench.chaos_speed import back_at, rate, trained_at
-from preceptor.common.errors import InvalidInput
+from preceptor.common.errors import FailedPrecondition, InvalidInput
 
 VICTIMS = ["redis", "reward", "learner-rl"]
 GROUPS = {"issued": 5, "trained": 4, "abandoned": 1, "in_flight": 0}
@@ -151,3 +152,18 @@ def test_figures_miss_their_goals_when_something_does_not_hold():
         assert any(figure.holds is False for figure in figures_of(good | bad))
     for missed in ({"recovery_s": None}, {"recovery_s": 11.0}):
         assert any(figure.holds is False for figure in figures_of(good | {"rounds": [taken | missed]}))
+
+
+def test_a_missing_program_is_named_with_its_package(monkeypatch):
+    monkeypatch.setitem(chaos_world._PROGRAMS, "no-such-program", "no-such-package")
+    with pytest.raises(FailedPrecondition, match="no-such-package"):
+        chaos_world.enter(["true"])
+
+
+def test_a_machine_that_permits_no_namespaces_says_so(monkeypatch, tmp_path):
+    refusing = tmp_path / "unshare"
+    refusing.write_text("#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(FailedPrecondition, match=r"permits no network namespaces.*Operation not permitted"):
+        chaos_world.enter(["true"])

@@ -19,6 +19,7 @@ import click
 from preceptor.cli.bench.chaos_plan import KINDS
 from preceptor.cli.bench.chaos_run import ChaosSettings
 from preceptor.cli.bench.chaos_world import enter
+from preceptor.cli.bench.processes import leash
 from preceptor.cli.bench.report import Figure, Report, at_most, environment, finish
 from preceptor.cli.output import json_option
 from preceptor.cli.rl_run import JOB
@@ -95,7 +96,8 @@ def torment(settings: ChaosSettings) -> dict[str, Any]:
     """
     path = Path(settings.folder, "settings.json")
     path.write_text(json.dumps(asdict(settings)))
-    done = subprocess.run(enter([sys.executable, "-m", "preceptor.cli.bench.chaos_run", str(path)]), check=False)
+    world = enter([sys.executable, "-m", "preceptor.cli.bench.chaos_run", str(path)])
+    done = subprocess.run([*leash(), *world], check=False)
     if done.returncode != 0:
         raise InternalError(f"the chaos run broke off (seed {settings.seed}); its logs are in {settings.folder}")
     outcome: dict[str, Any] = json.loads(Path(settings.folder, "outcome.json").read_text())
