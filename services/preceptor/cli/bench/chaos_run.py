@@ -54,10 +54,11 @@ class ChaosSettings:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What happened in one round. Times in seconds; repaired_s, back_s: since the chaos began; None: not reached.
+    """What happened in one round, in seconds and rollouts per second.
 
-    start_s: from the last repair until every victim was ready, of killed ones alone. recovery_s: from then on until
-    the speed was back.
+    before: the speed in the calm before it. repaired_s: when the last fault was put right, since the chaos began.
+    start_s: from then on until whatever was killed was ready again. recovery_s: from then on until the speed was back;
+    None: it never was.
     """
 
     faults: tuple[Fault, ...]
