@@ -65,6 +65,6 @@ def path_optimality(path: str) -> float:
     return (MAX_LENGTH - length) / (MAX_LENGTH - best) if best < MAX_LENGTH else 0.0
 
 
-def optimality(prompts: list[str], completions: list[str], prompt_ids: list[str], truncated: list[bool]) -> list[float]:
+def optimality(*, prompts: list[str], completions: list[str], **_: object) -> list[float]:
     """Reward function: the optimality of prompt + completion, in [0, 1]."""
     return [path_optimality(prompt + completion) for prompt, completion in zip(prompts, completions, strict=True)]

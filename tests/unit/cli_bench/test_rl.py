@@ -1,9 +1,14 @@
 """What `bench rl` makes of two runs' step times."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from preceptor.cli.bench.rl import GOALS, case_figures, median_step_s, our_config, samples_per_s
-from preceptor.cli.bench.rl_ours import timed
+from preceptor.cli.bench.rl_ours import Timed, timed
+from preceptor.cli.bench.rl_walks import compared, walk_cases
+from preceptor.common.errors import NotFound
 from preceptor.learner.run_configs.rl import RlConfig
 
 JOB = {
@@ -50,3 +55,30 @@ def test_our_side_is_a_config_that_is_accepted(algorithm):
     config = RlConfig.model_validate(our_config(JOB, algorithm, 1))
     assert (config.algorithm, config.update.epochs, config.update.minibatches) == (algorithm, 1, 1)
     assert config.update.kl.wanted
+
+
+def test_walks_count_to_where_trl_ended():
+    ours = Timed(seconds=[1.0, 2.0, 3.0, 4.0], scores=[0.2, 0.9, 1.0, 1.0], start_s=9.0, phases={})
+    theirs = {"seconds": [4.0, 8.0, 12.0], "scores": [0.3, 0.6, 0.9]}
+    found = compared(ours, theirs, 128)
+    assert found["trl"] == pytest.approx(0.6)
+    assert (found["our_samples"], found["our_seconds"]) == (128 * 3, 3.0)
+    assert (found["trl_samples"], found["trl_seconds"]) == (128 * 3, 12.0)
+
+
+def test_a_side_that_never_gets_there_counts_in_full():
+    ours = Timed(seconds=[1.0, 2.0], scores=[0.1, 0.1], start_s=9.0, phases={})
+    assert compared(ours, {"seconds": [5.0], "scores": [0.9]}, 8)["our_samples"] == 16
+
+
+def test_walks_need_their_data(tmp_path):
+    with pytest.raises(NotFound, match="follow tests/benchmarks/randomwalks/README"):
+        walk_cases(tmp_path)
+    source = Path(__file__).parents[2] / "benchmarks" / "randomwalks"
+    for name in ("rl.yaml", "reward.py"):
+        shutil.copy(source / name, tmp_path)
+    (tmp_path / "data" / "model").mkdir(parents=True)
+    (tmp_path / "data" / "prompts.jsonl").write_text('{"prompt": "b", "prompt_id": "b"}\n')
+    config, job = walk_cases(tmp_path)
+    assert RlConfig.model_validate(config).batch_size == job["batch"] == 128
+    assert (job["epochs"], job["kl"], job["completion_tokens"]) == (4, 0.0, 9)

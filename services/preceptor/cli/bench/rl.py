@@ -17,6 +17,7 @@ from preceptor.cli.bench.options import threads_option
 from preceptor.cli.bench.report import Figure, Report, at_least, environment, finish, progress, step
 from preceptor.cli.bench.rl_ours import Timed, run_ours
 from preceptor.cli.bench.rl_peer import TrlPeer
+from preceptor.cli.bench.rl_walks import walk_figures
 from preceptor.cli.output import json_option
 from preceptor.cli.stack.cores import available_cores
 
@@ -47,6 +48,12 @@ def even_words(*, prompts, completions, **_):
     "--peer-dir", type=click.Path(path_type=Path), default=Path("~/.cache/preceptor/peers"), show_default=True
 )
 @click.option("--port-base", type=click.IntRange(0, 50000), default=21000, show_default=True)
+@click.option(
+    "--randomwalks",
+    type=click.Path(path_type=Path, resolve_path=True),
+    help="Folder of the random walks (tests/benchmarks/randomwalks with its data): learning instead of speed.",
+)
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Of the random walks.")
 @threads_option
 @json_option
 def rl(
@@ -60,6 +67,8 @@ def rl(
     steps: int,
     peer_dir: Path,
     port_base: int,
+    randomwalks: Path | None,
+    seeds: int,
     threads: int | None,
     as_json: bool,
 ) -> int:
@@ -70,6 +79,11 @@ def rl(
     os.sched_setaffinity(0, cores)  # of both sides: children inherit it
     trl = TrlPeer(peer_dir.expanduser())
     trl.prepare()
+    if randomwalks is not None:
+        with tempfile.TemporaryDirectory(prefix="preceptor-bench-") as name:
+            options = {"seeds": seeds, "threads": len(cores), "port_base": port_base}
+            learned = walk_figures(randomwalks, Path(name), trl, **options)
+        return finish(Report("rl", learned, {"seeds": seeds, "threads": len(cores)}, machine), as_json=as_json)
     cases = [(name, count) for name in algorithms for count in (epochs if name == "ppo" else (1,))]
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="preceptor-bench-") as name, progress("model", 2 * len(cases)) as bar:

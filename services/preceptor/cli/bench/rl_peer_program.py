@@ -3,7 +3,7 @@
 python rl_peer_program.py JOB.json OUT.json
 
 JOB: {algorithm: grpo | rloo | ppo, model, batch, group, prompts, completion_tokens, epochs, steps, threads,
-learning_rate, reward: "file.py:function"}; PPO needs TRL 1.12's package first on PYTHONPATH.
+learning_rate, reward: "file.py:function", seed?, kl?}; PPO needs TRL 1.12's package first on PYTHONPATH.
 OUT: {trl, torch, transformers, seconds: of every step's end since the first began, scores: mean reward of every step}.
 """
 
@@ -26,7 +26,7 @@ from datasets import Dataset
 def main(job_path, out_path):
     job = json.loads(Path(job_path).read_text())
     torch.set_num_threads(job["threads"])
-    torch.manual_seed(0)
+    torch.manual_seed(job.get("seed", 0))
     tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"], padding_side="left")
     clock = Clock()
     trainer = (ppo if job["algorithm"] == "ppo" else grouped)(job, tokenizer, reward_of(job["reward"]), clock)
@@ -67,6 +67,7 @@ def common(job):
         "per_device_train_batch_size": job["batch"],
         "gradient_accumulation_steps": 1,
         "learning_rate": job["learning_rate"],
+        "seed": job.get("seed", 0),
         "lr_scheduler_type": "constant",
         "logging_steps": 1,
         "report_to": [],
@@ -119,7 +120,7 @@ def ppo(job, tokenizer, reward, clock):
         total_episodes=job["steps"] * job["batch"],
         response_length=job["completion_tokens"],
         local_rollout_forward_batch_size=job["batch"],
-        kl_coef=0.05,
+        kl_coef=job.get("kl", 0.05),
         temperature=1.0,
         num_sample_generations=0,
         stop_token="eos",
