@@ -15,10 +15,21 @@ __all__ = ["aio_channel", "from_rpc_error", "raise_for_rpc_error", "sync_channel
 
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 # Only UNAVAILABLE is tried again, about a second in all: the server has not seen the call, or every RPC of ours is
-# safe to repeat by its ids. A stream is committed by its first message and never tried again.
+# safe to repeat by its ids. Streams are not tried again.
+STREAMS = (
+    ("preceptor.api.conductor.v1.LoopService", "WatchLoop"),
+    ("preceptor.api.feedback.v1.FeedbackService", "ExportRankings"),
+    ("preceptor.api.generation.v1.GenerationService", "GenerateStream"),
+    ("preceptor.api.learner.v1.LearnerService", "WatchMetrics"),
+    ("preceptor.api.learner.v1.WeightService", "FetchWeights"),
+    ("preceptor.api.learner.v1.WeightService", "Watch"),
+)
+"""RPCs that answer by a stream. gRPC must not try them again: when the server dies before the first message, a thread that
+reads the stream waits for ever, past its deadline (grpcio 1.85.1)."""
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
+        {"name": [{"service": service, "method": method} for service, method in STREAMS]},
         {
             "name": [{}],
             "retryPolicy": {
@@ -28,7 +39,7 @@ _SERVICE_CONFIG = {
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
-        }
+        },
     ],
     "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
 }

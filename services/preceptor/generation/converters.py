@@ -67,7 +67,8 @@ def command_from(request: pb.GenerateRequest, deadline_s: float | None) -> Comma
 
 def stream_command_from(request: pb.GenerateStreamRequest, deadline_s: float | None) -> Command:
     """As `command_from`, of a stream."""
-    return replace(command_from(request.request, deadline_s), delta_tokens=request.delta_tokens)
+    command = command_from(request.request, deadline_s)
+    return replace(command, delta_tokens=request.delta_tokens, text_at_end=request.text_at_end)
 
 
 def outcome_to(outcome: Outcome, run_id: str, generator_id: str) -> pb.GenerateResponse:
@@ -82,12 +83,14 @@ def outcome_to(outcome: Outcome, run_id: str, generator_id: str) -> pb.GenerateR
     )
 
 
-def delta_to(delta: Delta) -> pb.GenerateStreamResponse:
+def delta_to(delta: Delta, generator_id: str) -> pb.GenerateStreamResponse:
     """Returns one message of GenerateStream."""
     return pb.GenerateStreamResponse(
         delta=_completion_to(delta.completion),
         admitted_policy_version=delta.admitted_policy_version,
         prompt_token_ids=delta.prompt_token_ids,
+        index=delta.index,
+        generator_id=generator_id if delta.prompt_token_ids else "",
     )
 
 

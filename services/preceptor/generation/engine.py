@@ -13,13 +13,18 @@ from preceptor.generation.types import Limits, Sampling, Span, Turn
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one engine request wrote: all of it, or tokens since the last piece. Spans count from its own start."""
+    """What one engine request wrote: all of it, or tokens since the last piece.
+
+    spans: of all that the request wrote so far; none where they are not known yet. cached_tokens: of the prompt, found
+    in the prefix cache.
+    """
 
     token_ids: Sequence[int]
     text: str | None  # None where the engine was not asked to decode
     logprobs: Sequence[float]
     finish: str | None  # "stop", "length", "abort"; None while it goes on
-    spans: tuple[Span, ...] = ()  # on a finished piece alone
+    spans: tuple[Span, ...] = ()
+    cached_tokens: int = 0
 
 
 OnPiece = Callable[[Piece], None]
@@ -71,6 +76,7 @@ class Sampler(Protocol):
         cache_salt: str,
         on_piece: OnPiece | None = None,
         piece_tokens: int = 1,
+        decode_pieces: bool = True,
     ) -> Piece:
         """Writes on from `token_ids` and returns the whole.
 
@@ -82,6 +88,7 @@ class Sampler(Protocol):
             sampling: validated.
             cache_salt: requests share KV blocks only with requests of the same salt.
             on_piece: gets tokens as they come, the last piece included.
+            decode_pieces: whether pieces carry text; where none does, text is None in all of them.
             piece_tokens: pieces carry at least so many tokens, the first and the last excepted.
 
         Raises:

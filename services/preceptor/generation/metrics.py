@@ -6,6 +6,10 @@ from preceptor.common.telemetry import counter, gauge, histogram
 
 TOKENS = counter("preceptor_generation_tokens_total", "Completion tokens written.")
 PROMPT_TOKENS = counter("preceptor_generation_prompt_tokens_total", "Prompt tokens of admitted calls.")
+CACHED_PROMPT_TOKENS = counter(
+    "preceptor_generation_cached_prompt_tokens_total",
+    "Prompt tokens found in the prefix cache, by completion: the n of a group count n - 1 times where all goes well.",
+)
 COMPLETIONS = counter("preceptor_generation_completions_total", "Completions returned, by how they ended.", ["finish"])
 ACTIVE = gauge("preceptor_generation_active_completions", "Completions that run or wait.")
 POLICY_VERSION = gauge("preceptor_generation_policy_version", "The policy version in force; -1 = none.")

@@ -6,13 +6,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from preceptor.common.errors import InternalError, InvalidInput
+from preceptor.generation import metrics
 from preceptor.generation.engine import Piece, Sampler
 from preceptor.generation.types import Completion, Finish, Sampling, Span
 from preceptor.generation.versions import VersionClock
 
 _ENGINE_FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH, "repetition": Finish.STOP}
 _RELEASED = "abort"
-OnTokens = Callable[[Completion], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """How a completion is followed while it is written.
+
+    Args:
+        on_tokens: gets new tokens as they come, with the spans of all tokens so far (none where they are not known
+            yet); the last ones with the finish.
+        piece_tokens: at least so many at a time, see Sampler.sample.
+        text_at_end: no text until the last tokens, which come with all of it.
+    """
+
+    on_tokens: Callable[[Completion], None]
+    piece_tokens: int = 1
+    text_at_end: bool = False
 
 
 class SequenceRunner:
@@ -35,8 +51,7 @@ class SequenceRunner:
         prompt: Sequence[int],
         sampling: Sampling,
         prior: Completion | None = None,
-        on_tokens: OnTokens | None = None,
-        piece_tokens: int = 1,
+        streaming: Streaming | None = None,
     ) -> Completion:
         """Returns the whole completion, `prior`'s tokens, logprobs and spans at its beginning.
 
@@ -44,8 +59,7 @@ class SequenceRunner:
             prompt: token ids.
             sampling: validated; its max_tokens counts `prior`'s tokens too.
             prior: what another generator had written.
-            on_tokens: gets new tokens as they come, without spans.
-            piece_tokens: at least so many at a time, see Sampler.sample.
+            streaming: how the completion is followed.
 
         Raises:
             InternalError: the engine failed on this request.
@@ -53,18 +67,23 @@ class SequenceRunner:
         """
         draft = _Draft(prior or Completion())
         while True:
-            salt = f"{self._salt}/{self._clock.version}"
+            relay = None if streaming is None else _Relay(streaming, draft)
             piece = await self._sampler.sample(
                 [*prompt, *draft.token_ids],
                 draft.rest_of(sampling),
-                cache_salt=salt,
-                on_piece=None if on_tokens is None else lambda piece: on_tokens(_tokens_of(piece)),
-                piece_tokens=piece_tokens,
+                cache_salt=f"{self._salt}/{self._clock.version}",
+                on_piece=relay,
+                piece_tokens=1 if streaming is None else streaming.piece_tokens,
+                decode_pieces=streaming is not None and not streaming.text_at_end,
             )
+            metrics.CACHED_PROMPT_TOKENS.inc(piece.cached_tokens)
             draft.append(piece)
             finish = self._end_of(piece)
-            if finish is not None:
-                return draft.completion(finish, self._sampler.codec.decode)
+            whole = None if finish is None else draft.completion(finish, self._sampler.codec.decode)
+            if relay is not None:
+                relay.end(whole)
+            if whole is not None:
+                return whole
             # The engine let go of it because it was admitted under an older version: it is admitted anew.
 
     def _end_of(self, piece: Piece) -> Finish | None:
@@ -138,14 +157,7 @@ class _Draft:
         self.token_ids += piece.token_ids
         self.logprobs += piece.logprobs
         self.texts.append(piece.text)
-        for span in piece.spans:
-            if span.begin == span.end:
-                continue
-            last = self.spans[-1] if self.spans else None
-            if last is not None and last.policy_version == span.policy_version:
-                self.spans[-1] = replace(last, end=span.end + offset)
-            else:
-                self.spans.append(Span(span.policy_version, span.begin + offset, span.end + offset))
+        self.spans = _joined(self.spans, piece.spans, offset)
 
     def completion(self, finish: Finish, decode: Callable[[Sequence[int]], str]) -> Completion:
         if None in self.texts:
@@ -156,5 +168,44 @@ class _Draft:
         return Completion(self.token_ids, text, self.logprobs, finish, tuple(self.spans))
 
 
-def _tokens_of(piece: Piece) -> Completion:
-    return Completion(piece.token_ids, piece.text or "", piece.logprobs)
+class _Relay:
+    """Hands the pieces of one engine request on, the last one together with what `run` makes of it."""
+
+    def __init__(self, streaming: Streaming, draft: _Draft) -> None:
+        self._streaming = streaming
+        self._before = list(draft.spans)
+        self._offset = len(draft.token_ids)
+        self._last: Piece | None = None
+
+    def __call__(self, piece: Piece) -> None:
+        if piece.finish is None:
+            self._hand_on(piece, Finish.NOT_YET)
+        else:
+            self._last = piece
+
+    def end(self, whole: Completion | None) -> None:
+        """whole: the completion, unless it goes on with another request."""
+        if self._last is not None:
+            self._hand_on(self._last, Finish.NOT_YET if whole is None else whole.finish, whole)
+
+    def _hand_on(self, piece: Piece, finish: Finish, whole: Completion | None = None) -> None:
+        text = piece.text or ""
+        if self._streaming.text_at_end:
+            text = "" if whole is None else whole.text
+        spans = whole.spans if whole is not None else tuple(_joined(self._before, piece.spans, self._offset))
+        known = spans if whole is not None or piece.spans else ()
+        self._streaming.on_tokens(Completion(piece.token_ids, text, piece.logprobs, finish, known))
+
+
+def _joined(spans: Sequence[Span], more: Sequence[Span], offset: int) -> list[Span]:
+    """Spans of one sequence, and those of a piece that begins at `offset`; neighbours of one version become one."""
+    joined = list(spans)
+    for span in more:
+        if span.begin == span.end:
+            continue
+        last = joined[-1] if joined else None
+        if last is not None and last.policy_version == span.policy_version:
+            joined[-1] = replace(last, end=span.end + offset)
+        else:
+            joined.append(Span(span.policy_version, span.begin + offset, span.end + offset))
+    return joined

@@ -40,7 +40,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         command = converters.stream_command_from(request, context.time_remaining())
         async for delta in self._generation.stream(command):
-            yield converters.delta_to(delta)
+            yield converters.delta_to(delta, self._generation.identity.generator_id)
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         return converters.status_to(self._generation.status())

@@ -14,7 +14,7 @@ from preceptor.common.telemetry import BusyClock
 from preceptor.generation import metrics, prompts, sampling
 from preceptor.generation.admission import Admission
 from preceptor.generation.engine import Sampler
-from preceptor.generation.sequences import SequenceRunner, check_prior
+from preceptor.generation.sequences import SequenceRunner, Streaming, check_prior
 from preceptor.generation.types import (
     Command,
     Completion,
@@ -119,32 +119,45 @@ class Generation:
         return Outcome(command.request_id, version, prompt, tuple(completions))
 
     async def stream(self, command: Command) -> AsyncIterator[Delta]:
-        """Yields one completion as it is written. Tokens come in order, the first at once and then at least
-        `command.delta_tokens` at a time; spans come with the last delta.
+        """Yields n completions of one prompt as they are written; all or none end well, and what has come is good.
+
+        A completion's tokens come in order, what is continued at once, then the first, then at least
+        `command.delta_tokens` at a time.
 
         Raises:
             InvalidInput, FailedPrecondition, Overloaded, Unavailable: see the RPC.
         """
         self._check_run(command)
-        if command.n != 1:
-            raise InvalidInput(f"request.n is {command.n}: a stream carries one completion", field="request.n")
+        sampling.check_n(command.n)
         sampling.check_delta_tokens(command.delta_tokens)
-        with self._admission.hold(1):
+        with self._admission.hold(command.n):
             prompt = await self._admit(command)
             version = self._clock.version
-            deltas: asyncio.Queue[Completion] = asyncio.Queue()  # bounded by max_tokens
-            one, prior = self._share(command, 0)
-            piece_tokens = command.delta_tokens or self._delta_tokens
-            writing = asyncio.ensure_future(self._sequences.run(prompt, one, prior, deltas.put_nowait, piece_tokens))
+            deltas: asyncio.Queue[Delta | None] = asyncio.Queue()  # bounded by n max_tokens
+            tasks = [self._followed(command, index, prompt, version, deltas) for index in range(command.n)]
+            writing = asyncio.ensure_future(_all_or_none(tasks))
             try:
-                yield Delta(prior or Completion(), version, prompt)
-                async for tokens in _until_done(deltas, writing):
-                    yield Delta(tokens, version)
-                whole = writing.result()
+                for index, prior in enumerate(_priors(command)):
+                    if prior is not None or index == 0:
+                        yield Delta(prior or Completion(), version, () if index else prompt, index)
+                async for delta in _until_done(deltas, writing):
+                    yield delta
+                completions = writing.result()
             finally:
                 await cancel_and_wait(writing)
-        self._count(whole, prior)
-        yield Delta(Completion(finish=whole.finish, spans=whole.spans), version)
+        for completion, prior in zip(completions, _priors(command), strict=True):
+            self._count(completion, prior)
+
+    def _followed(
+        self, command: Command, index: int, prompt: Sequence[int], version: int, deltas: asyncio.Queue[Delta | None]
+    ) -> Coroutine[Any, Any, Completion]:
+        """Writes the group's completion `index`; its deltas go to the queue."""
+        streaming = Streaming(
+            lambda tokens: deltas.put_nowait(Delta(tokens, version, index=index)),
+            command.delta_tokens or self._delta_tokens,
+            command.text_at_end,
+        )
+        return self._sequences.run(prompt, *self._share(command, index), streaming)
 
     async def drain(self, timeout_s: float) -> Drained:
         """Admits nothing more; returns once everything has ended, by itself or handed back. Draining twice succeeds."""
@@ -242,9 +255,11 @@ async def _all_or_none(coroutines: Sequence[Coroutine[Any, Any, Completion]]) ->
         await cancel_and_wait(*tasks)
 
 
-async def _until_done(queue: asyncio.Queue[Completion], writing: asyncio.Task[Completion]) -> AsyncIterator[Completion]:
+async def _until_done(
+    queue: asyncio.Queue[Delta | None], writing: asyncio.Task[list[Completion]]
+) -> AsyncIterator[Delta]:
     """Yields what is queued until `writing` is done and nothing is left; raises what it raises."""
-    writing.add_done_callback(lambda _: queue.put_nowait(Completion(finish=Finish.STOP)))
-    while (item := await queue.get()).finish is Finish.NOT_YET:
+    writing.add_done_callback(lambda _: queue.put_nowait(None))
+    while (item := await queue.get()) is not None:
         yield item
     writing.result()

@@ -93,6 +93,7 @@ class Command:
     continue_from: tuple[Completion, ...] = ()
     deadline_s: float | None = None
     delta_tokens: int = 0  # of a stream; 0 = the server's own
+    text_at_end: bool = False  # of a stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +108,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Tokens since the last delta. Only the last one carries `finish` and the spans of the whole completion."""
+    """Tokens since the last delta of completion `index`, and the spans of all its tokens so far (none: not known yet).
+
+    The last one carries `finish`.
+    """
 
     completion: Completion
     admitted_policy_version: int
     prompt_token_ids: Sequence[int] = ()
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

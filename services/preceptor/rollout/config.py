@@ -18,6 +18,13 @@ class RolloutSettings(ServiceSettings):
         1.0, gt=0, le=1, description="share of the groups collected at a time that one run may have, also when alone"
     )
     generate_timeout_s: float = Field(300.0, gt=0, description="bound on one call of a generator")
+    stream_tokens: int = Field(
+        64,
+        ge=0,
+        le=1024,
+        description="completions that may become longer are streamed, so many tokens at a time: what a generator had "
+        "written when it was lost is continued by another; 0: none are",
+    )
     score_timeout_s: float = Field(60.0, gt=0, description="bound on one call of the reward service")
     report_margin_s: float = Field(1.0, ge=0, description="kept free before a task's deadline to report its failure")
     delivery_s: float = Field(10.0, gt=0, description="how long a group is offered to the stream past its deadline")

@@ -10,6 +10,7 @@ from preceptor.api.generation.v1 import generation_service_pb2 as generation_pb
 from preceptor.api.reward.v1 import reward_service_pb2 as reward_pb
 from preceptor.api.rollout.v1 import rollout_pb2
 from preceptor.common.errors import InvalidInput
+from preceptor.rollout.drafts import StreamedGroup
 from preceptor.rollout.types import (
     Completion,
     Deadline,
@@ -110,6 +111,14 @@ def generation_from_response(response: generation_pb.GenerateResponse) -> Genera
         prompt_token_ids=tuple(response.prompt_token_ids),
         completions=tuple(map(_completion, response.completions)),
     )
+
+
+def add_response(streamed: StreamedGroup, response: generation_pb.GenerateStreamResponse) -> None:
+    """Adds one message of GenerateStream (with text_at_end) to what has arrived."""
+    if response.prompt_token_ids:
+        streamed.prompt_token_ids, streamed.generator_id = tuple(response.prompt_token_ids), response.generator_id
+    ended = response.delta.finish_reason != text_pb2.FINISH_REASON_UNSPECIFIED
+    streamed.add(response.index, _completion(response.delta), ended=ended)
 
 
 def score_request(job: Job, completions: Iterable[Completion]) -> reward_pb.ScoreRequest:

@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from preceptor.common.errors import DeadlineExceeded, InternalError, PreceptorError, Unavailable
-from preceptor.common.telemetry import get_logger
+from preceptor.common.telemetry import counter, get_logger
+from preceptor.rollout.drafts import GroupDraft, StreamedGroup, problem
 from preceptor.rollout.generator_pool import GeneratorPool
 from preceptor.rollout.retry import Retrier, is_retryable
 from preceptor.rollout.types import (
@@ -16,7 +17,6 @@ from preceptor.rollout.types import (
     Deadline,
     Deliver,
     Failure,
-    FinishReason,
     Generate,
     Generation,
     Group,
@@ -29,6 +29,12 @@ from preceptor.rollout.types import (
 )
 
 log = get_logger(__name__)
+_continued = counter(
+    "preceptor_rollout_continued_tokens_total",
+    "Tokens of unfinished completions that went to another generator: handed back by one that drained, or reclaimed "
+    "from the stream of one that was lost.",
+    ("cause",),
+)
 T = TypeVar("T")
 
 
@@ -130,34 +136,39 @@ class Collector:
             raise _StageError(failure) from error
 
     def _written(self, job: Job, deadline: Deadline) -> Generation:
-        """n complete completions; those that a draining generator hands back are continued by another."""
-        done: list[Completion] = []
-        rest = job.continue_from
+        """n complete completions; what a generator hands back, or had streamed when it was lost, another continues."""
+        draft = GroupDraft(job.n, job.continue_from)
         while True:
-            generation = self._retrier.call(
-                partial(self._write_on, job, job.n - len(done), rest, deadline),
+            self._retrier.call(
+                partial(self._write_on, job, draft, deadline),
                 deadline,
                 call_timeout_s=self._limits.generate_timeout_s,
             )
-            rest = tuple(c for c in generation.completions if c.finish_reason is FinishReason.HANDED_BACK)
-            done += [c for c in generation.completions if c.finish_reason is not FinishReason.HANDED_BACK]
-            if not rest:
-                return replace(generation, completions=tuple(done))
+            if not draft.missing:
+                return draft.whole()
             if deadline.passed:
-                raise DeadlineExceeded(f"{len(rest)} completions were handed back and the deadline has passed")
+                raise DeadlineExceeded(f"{draft.missing} completions were handed back and the deadline has passed")
 
-    def _write_on(
-        self, job: Job, n: int, continue_from: tuple[Completion, ...], deadline: Deadline, timeout_s: float
-    ) -> Generation:
+    def _write_on(self, job: Job, draft: GroupDraft, deadline: Deadline, timeout_s: float) -> None:
+        """Has one generator write what is missing."""
+        n, begun, streamed = draft.missing, draft.begun, StreamedGroup()
+        if not n:
+            return  # the last one was lost after its last word
         with self._pool.lease(job, n, deadline) as generator:
             timeout_s = max(min(timeout_s, deadline.remaining_s()), 0.001)  # the lease may have waited
-            begun = time.monotonic()
-            generation = self._generate(generator, job, n=n, continue_from=continue_from, timeout_s=timeout_s)
+            started = time.monotonic()
+            try:
+                generation = self._generate(
+                    generator, job, n=n, continue_from=begun, timeout_s=timeout_s, streamed=streamed
+                )
+            except PreceptorError:
+                _continued.labels("reclaimed").inc(draft.salvage(streamed))
+                raise
             _check_generation(generation, n)
-            before = [len(prior.token_ids) for prior in continue_from] + [0] * (n - len(continue_from))
-            grown = [len(c.token_ids) - b for c, b in zip(generation.completions, before, strict=True)]
-            self._pool.note_speed(generator, max(grown), time.monotonic() - begun)
-            return generation
+            grown = [len(c.token_ids) for c in generation.completions]
+            grown[: len(begun)] = [new - len(old.token_ids) for new, old in zip(grown, begun, strict=False)]
+            self._pool.note_speed(generator, max(grown), time.monotonic() - started)
+        _continued.labels("handed_back").inc(draft.take(generation))
 
     def _scored(self, job: Job, completions: tuple[Completion, ...], deadline: Deadline) -> Scoring:
         def attempt(timeout_s: float) -> Scoring:
@@ -179,23 +190,9 @@ def _check_generation(generation: Generation, n: int) -> None:
     if len(generation.completions) != n:
         raise InternalError(f"{generation.generator_id} wrote {len(generation.completions)} completions, not {n}")
     for index, completion in enumerate(generation.completions):
-        problem = _problem(completion)
-        if problem:
-            raise InternalError(f"{generation.generator_id}: completion {index} {problem}", reason="BAD_COMPLETION")
-
-
-def _problem(completion: Completion) -> str:
-    """What makes a completion unfit for training; empty when nothing does."""
-    length = len(completion.token_ids)
-    if len(completion.sampling_logprobs) != length:
-        return f"has {length} tokens and {len(completion.sampling_logprobs)} sampling_logprobs"
-    if not all(map(math.isfinite, completion.sampling_logprobs)):
-        return "has sampling_logprobs that are not finite"
-    if not length and completion.finish_reason is not FinishReason.HANDED_BACK:
-        return "has no token"
-    ends = [0, *(span.end for span in completion.version_spans)]
-    begins = [*(span.begin for span in completion.version_spans), length]
-    return "" if begins == ends == sorted(set(ends)) else f"has version_spans that do not cover its {length} tokens"
+        fault = problem(completion)
+        if fault:
+            raise InternalError(f"{generation.generator_id}: completion {index} {fault}", reason="BAD_COMPLETION")
 
 
 def _check_scoring(scoring: Scoring, n: int) -> None:

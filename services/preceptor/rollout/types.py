@@ -4,7 +4,10 @@ import enum
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from preceptor.rollout.drafts import StreamedGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +190,12 @@ class Generate(Protocol):
         n: int,
         continue_from: tuple[Completion, ...],
         timeout_s: float,
+        streamed: "StreamedGroup",
     ) -> Generation:
-        """n completions by this generator. Raises subclasses of PreceptorError."""
+        """n completions by this generator, those to be continued first. Raises subclasses of PreceptorError.
+
+        streamed: takes in what arrives before the end, where the generator is asked to stream.
+        """
         ...
 
 

@@ -31,7 +31,7 @@ _WAITING_SHARE = 0.7
 def run(settings: RolloutSettings) -> int:
     """Collects until SIGTERM; the exit code."""
     app = make_celery("rollout", settings.redis_url, QUEUE_ROLLOUT)
-    generators = Generators(Registry(settings.redis_url))
+    generators = Generators(Registry(settings.redis_url), settings.stream_tokens)
     stopping = threading.Event()
     pause = stopping.wait
     breaker = partial(CircuitBreaker, initial_s=settings.ejection_initial_s, max_s=settings.ejection_max_s)

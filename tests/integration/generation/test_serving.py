@@ -124,6 +124,25 @@ def test_a_cached_prefix_of_older_weights_is_never_used(served: Served) -> None:
         check_against_version(served, prompt, completion)
 
 
+def cached_tokens(served: Served) -> float:
+    page = served.process.http("/metrics")[1]
+    return float(page.split("\npreceptor_generation_cached_prompt_tokens_total ")[1].split()[0])
+
+
+def test_a_group_reads_its_prompt_once(served: Served) -> None:
+    served.serve(0)
+    prompt = long_prompt(77, 300)  # two whole blocks of 128 tokens, and some
+    before = cached_tokens(served)
+    generate(served, request(prompt, n=4))
+    assert cached_tokens(served) - before == 3 * 256, "all but the first completion found both blocks"
+    generate(served, request(prompt, n=1))
+    assert cached_tokens(served) - before == 4 * 256, "the same prompt's next group, of the same version, does too"
+    served.serve(1)
+    before = cached_tokens(served)
+    generate(served, request(prompt, n=2))
+    assert cached_tokens(served) - before == 256, "nothing crosses versions: the first completion read it all again"
+
+
 async def test_two_hundred_requests_at_once_over_an_update_are_answered_rightly_or_refused(served: Served) -> None:
     shared = long_prompt(2, 280)  # most share a prefix, and most wait when the weights change
     prompts = [[*shared, 5 + index % 3] if index % 2 else long_prompt(index, 60 + index) for index in range(200)]
@@ -353,10 +372,25 @@ def test_a_stream_carries_the_whole_completion_in_order(served: Served, delta_to
     check_against_version(served, prompt, whole)
 
 
-def test_a_stream_of_several_completions_is_refused(served: Served) -> None:
-    with pytest.raises(InvalidInput) as error:
-        list(served.client.generate_stream(pb.GenerateStreamRequest(request=request([9], n=2))))
-    assert error.value.field == "request.n"
+def test_a_stream_of_several_completions_says_on_the_way_which_version_wrote_what(served: Served) -> None:
+    version = served.serve(0)
+    asked = pb.GenerateStreamRequest(request=request("the small", n=3, max_tokens=60), delta_tokens=8, text_at_end=True)
+    responses = list(served.client.generate_stream(asked, timeout_s=60))
+    assert responses[0].generator_id
+    for index in range(3):
+        mine = [response.delta for response in responses if response.index == index and response.delta.token_ids]
+        written = 0
+        for delta in mine:
+            written += len(delta.token_ids)
+            spans = [(span.policy_version, span.begin, span.end) for span in delta.version_spans]
+            assert spans in ([(version, 0, written)], []), "exact, or not known yet"
+        assert [bool(delta.text) for delta in mine] == [False] * (len(mine) - 1) + [True]
+        assert sum(bool(delta.version_spans) for delta in mine) >= len(mine) / 2
+        tokens = [token for delta in mine for token in delta.token_ids]
+        logprobs = [value for delta in mine for value in delta.sampling_logprobs]
+        whole = text_pb2.Completion(token_ids=tokens, sampling_logprobs=logprobs, version_spans=mine[-1].version_spans)
+        check_shape(whole)
+        check_against_version(served, list(responses[0].prompt_token_ids), whole)
 
 
 def test_deltas_of_no_sensible_size_are_refused(served: Served) -> None:

@@ -4,13 +4,31 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from preceptor.api.common.v1 import text_pb2
 from preceptor.api.reward.v1 import reward_service_pb2 as reward_pb
+from preceptor.api.rollout.v1 import rollout_pb2
 from preceptor.clients.reward import RewardClient
 from tests.integration.generation.support import Generator, policies
 from tests.integration.rollout.conftest import Stack
 from tests.support.models import build_reward_model
+
+
+def check_logprobs(policy: Path, groups: list[rollout_pb2.RolloutGroup]) -> None:
+    """Every recorded sampling_logprob is the policy's own, also where another process went on."""
+    model = AutoModelForCausalLM.from_pretrained(policy).eval()
+    for group in groups:
+        prompt = list(group.prompt_token_ids)
+        for rollout in group.rollouts:
+            ids = list(rollout.completion.token_ids)
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].float()
+            expected = torch.log_softmax(logits, -1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
+            recorded = torch.tensor(list(rollout.completion.sampling_logprobs))
+            assert float((expected - recorded).abs().mean()) < 1e-3
+
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -29,7 +47,8 @@ def test_groups_are_written_by_vllm_and_scored_by_a_reward_model_across_a_killed
     folder = tmp_path / "generator"
     folder.mkdir()
     generator = Generator(folder, stack.redis_process.url)
-    generator.publish(3, policies(tmp_path, 1)[0])
+    policy = policies(tmp_path, 1)[0]
+    generator.publish(3, policy)
     with generator.process:
         generator.process.wait_ready(180)
         for index in range(30):
@@ -39,6 +58,10 @@ def test_groups_are_written_by_vllm_and_scored_by_a_reward_model_across_a_killed
         generator.process.kill()
         generator.process.start().wait_ready(180)
         groups = stack.wait_for(30, 120)
+    page = stack.worker.http("/metrics")[1]
+    reclaimed = page.split('preceptor_rollout_continued_tokens_total{cause="reclaimed"} ')[1].split()[0]
+    assert float(reclaimed) >= 64, "what the killed generator had streamed was continued"
+    check_logprobs(policy, groups)
     assert [group.failure for group in groups if group.HasField("failure")] == []
     for group in groups:
         assert (group.reward_model, group.reward_model_version, len(group.rollouts)) == ("rm", 1, 4)

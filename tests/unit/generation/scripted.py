@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from preceptor.generation.engine import LoadError, OnPiece, Piece
@@ -24,9 +25,12 @@ class LetterCodec:
 
 
 class ScriptedSampler:
-    """Answers `sample` with the next of `answers`; None waits until released, and is then aborted."""
+    """Answers `sample` with the next of `answers`; None waits until released, and is then aborted.
 
-    def __init__(self, *answers: Piece | BaseException | None) -> None:
+    A tuple comes in pieces, whose spans count from the first one's start; an error among them ends it.
+    """
+
+    def __init__(self, *answers: Piece | BaseException | tuple[Piece | BaseException, ...] | None) -> None:
         self.codec = LetterCodec()
         self.limits = LIMITS
         self.answers = list(answers)
@@ -43,6 +47,7 @@ class ScriptedSampler:
         cache_salt: str,
         on_piece: OnPiece | None = None,
         piece_tokens: int = 1,
+        decode_pieces: bool = True,
     ) -> Piece:
         self.piece_tokens.append(piece_tokens)
         self.calls.append((list(token_ids), sampling, cache_salt))
@@ -51,9 +56,22 @@ class ScriptedSampler:
             answer = await self._wait()
         if isinstance(answer, BaseException):
             raise answer
+        if isinstance(answer, tuple):
+            return self._in_pieces(answer, on_piece)
         if on_piece is not None:
             on_piece(answer)
         return answer
+
+    def _in_pieces(self, pieces: tuple[Piece | BaseException, ...], on_piece: OnPiece | None) -> Piece:
+        tokens, logprobs = [], []
+        for given in pieces:
+            if isinstance(given, BaseException):
+                raise given
+            tokens += given.token_ids
+            logprobs += given.logprobs
+            if on_piece is not None:
+                on_piece(given)
+        return replace(given, token_ids=tokens, logprobs=logprobs)
 
     async def _wait(self) -> Piece:
         try:
@@ -68,7 +86,7 @@ class ScriptedSampler:
         return len(self.calls)
 
 
-def piece(text: str, finish: str = "stop", version: int = 0, decoded: bool = False) -> Piece:
+def piece(text: str, finish: str | None = "stop", version: int = 0, decoded: bool = False) -> Piece:
     tokens = LetterCodec().encode(text)
     spans = (Span(version, 0, len(tokens)),) if tokens else ()
     return Piece(tokens, text if decoded else None, [-float(token) for token in tokens], finish, spans)

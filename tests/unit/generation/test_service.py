@@ -7,7 +7,7 @@ from preceptor.common.errors import FailedPrecondition, InvalidInput, Overloaded
 from preceptor.common.telemetry import BusyClock
 from preceptor.common.waiting import wait_until_aio
 from preceptor.generation.admission import Admission
-from preceptor.generation.engine import EngineDead
+from preceptor.generation.engine import EngineDead, Piece
 from preceptor.generation.service import Drained, Generation, Identity
 from preceptor.generation.types import Command, Completion, Finish, Sampling, Span, State, TokenIds
 from preceptor.generation.versions import VersionClock
@@ -136,10 +136,56 @@ async def test_a_continuation_that_fills_the_context_is_refused() -> None:
 async def test_a_stream_ends_with_finish_and_spans() -> None:
     rig = Rig(piece("ab", "abort", 0), piece("c", "stop", 0)).serve()
     deltas = [delta async for delta in rig.generation.stream(command())]
-    assert [list(delta.completion.token_ids) for delta in deltas] == [[], [0, 1], [2], []]
+    assert [list(delta.completion.token_ids) for delta in deltas] == [[], [0, 1], [2]]
     assert deltas[0].prompt_token_ids == [1, 2]
-    assert deltas[-1].completion.finish is Finish.STOP
+    assert [delta.completion.finish for delta in deltas] == [Finish.NOT_YET, Finish.NOT_YET, Finish.STOP]
+    assert deltas[1].completion.spans == (Span(0, 0, 2),)
     assert deltas[-1].completion.spans == (Span(0, 0, 3),)
+
+
+async def test_a_streams_deltas_carry_the_spans_of_all_tokens_so_far() -> None:
+    pieces = (
+        Piece([0, 1], None, [-1.0, -1.0], None, (Span(0, 0, 2),)),
+        Piece([2], None, [-2.0], None),  # the engine does not know yet
+        Piece([3], None, [-3.0], "length", (Span(0, 0, 3), Span(1, 3, 4))),
+    )
+    prior = Completion([9], "j", [-9.0], Finish.HANDED_BACK, (Span(0, 0, 1),))
+    rig = Rig(pieces).serve()
+    deltas = [delta async for delta in rig.generation.stream(command(continue_from=(prior,), text_at_end=True))]
+    assert [delta.completion.spans for delta in deltas] == [
+        (Span(0, 0, 1),),
+        (Span(0, 0, 3),),
+        (),
+        (Span(0, 0, 4), Span(1, 4, 5)),
+    ]
+    assert [delta.completion.text for delta in deltas] == ["j", "", "", "jabcd"]
+    assert deltas[-1].completion.finish is Finish.LENGTH
+
+
+async def test_a_streamed_group_tells_its_completions_apart() -> None:
+    prior = Completion([9], "j", [-9.0], Finish.HANDED_BACK, (Span(0, 0, 1),))
+    rig = Rig(piece("ab"), piece("c"), piece("d", "length")).serve()
+    deltas = [delta async for delta in rig.generation.stream(command(n=3, continue_from=(prior, prior)))]
+    tokens: dict[int, list[int]] = {}
+    for delta in deltas:
+        tokens.setdefault(delta.index, []).extend(delta.completion.token_ids)
+    assert tokens == {0: [9, 0, 1], 1: [9, 2], 2: [3]}
+    assert [delta.prompt_token_ids for delta in deltas] == [[1, 2]] + [()] * (len(deltas) - 1)
+    assert {delta.index: delta.completion.finish for delta in deltas} == {
+        0: Finish.STOP, 1: Finish.STOP, 2: Finish.LENGTH,
+    }  # fmt: skip
+    assert rig.admission.active == 0
+
+
+async def test_a_streamed_group_hands_over_what_it_has_before_it_fails() -> None:
+    begun = Piece([0, 1], None, [-1.0, -1.0], None, (Span(0, 0, 2),))
+    rig = Rig(piece("c"), (begun, EngineDead())).serve()
+    seen = []
+    with pytest.raises(EngineDead):  # noqa: PT012  what came before the error is what matters
+        async for delta in rig.generation.stream(command(n=2)):
+            written = delta.completion
+            seen.append((delta.index, list(written.token_ids), written.finish))
+    assert seen == [(0, [], Finish.NOT_YET), (0, [2], Finish.STOP), (1, [0, 1], Finish.NOT_YET)]
 
 
 @pytest.mark.parametrize(("asked", "engine"), [(0, 16), (1, 1), (40, 40)])

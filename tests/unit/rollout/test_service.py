@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from preceptor.common.errors import InternalError, InvalidInput, Overloaded, PreceptorError, Unavailable
+from preceptor.rollout.drafts import StreamedGroup
 from preceptor.rollout.generator_pool import GeneratorPool
 from preceptor.rollout.retry import CircuitBreaker, Retrier, RetryPolicy
 from preceptor.rollout.service import Collector, Limits
@@ -41,6 +42,7 @@ class World:
 
     def __init__(self) -> None:
         self.generate_errors: list[PreceptorError] = []
+        self.streams: list[Callable[[StreamedGroup], None]] = []  # what arrives before a call ends
         self.score_errors: list[PreceptorError] = []
         self.write: Callable[[int], tuple[Completion, ...]] = lambda n: tuple(completion(f"w{i}") for i in range(n))
         self.scores = [ItemScore(1.0, {"raw": 2.0}), ItemScore(-1.0)]
@@ -51,9 +53,18 @@ class World:
         self.offer_error: PreceptorError | None = None
 
     def generate(
-        self, generator: Generator, job: Job, *, n: int, continue_from: tuple[Completion, ...], timeout_s: float
+        self,
+        generator: Generator,
+        job: Job,
+        *,
+        n: int,
+        continue_from: tuple[Completion, ...],
+        timeout_s: float,
+        streamed: StreamedGroup,
     ) -> Generation:
         self.asked.append((generator.id, n, continue_from))
+        if self.streams:
+            self.streams.pop(0)(streamed)
         if self.generate_errors:
             raise self.generate_errors.pop(0)
         return Generation(generator.id, (5, 6), self.write(n))
@@ -150,6 +161,69 @@ def test_completions_handed_back_are_continued_and_the_finished_ones_kept(world:
     group = world.collect(job())
     assert [rollout.completion.text for rollout in group.rollouts] == ["whole", "half and half"]
     assert [(n, continued) for _, n, continued in world.asked] == [(2, ()), (1, (half,))]
+
+
+def part(
+    *tokens: int, spans: tuple[VersionSpan, ...] = (), finish: FinishReason = FinishReason.HANDED_BACK
+) -> Completion:
+    return Completion(tokens, "", tuple(-float(token) for token in tokens), finish, spans)
+
+
+def test_what_a_lost_generator_had_streamed_is_continued_and_its_finished_ones_kept(world: World) -> None:
+    def arrive(streamed: StreamedGroup) -> None:
+        streamed.generator_id, streamed.prompt_token_ids = "a", (5, 6)
+        streamed.add(0, part(), ended=False)
+        streamed.add(1, part(1, 2, spans=(VersionSpan(2, 0, 2),)), ended=False)
+        whole = replace(part(7, spans=(VersionSpan(2, 0, 1),), finish=FinishReason.STOP), text="seven")
+        streamed.add(0, whole, ended=True)
+        streamed.add(1, part(3, spans=(VersionSpan(2, 0, 2), VersionSpan(3, 2, 3))), ended=False)
+        streamed.add(1, part(4), ended=False)  # its version is not known: it is written again
+
+    world.streams = [arrive]
+    world.generate_errors = [Unavailable("connection reset")]
+    world.write = lambda n: (completion("one to five", tokens=5),)
+    group = world.collect(job())
+    spans = (VersionSpan(2, 0, 2), VersionSpan(3, 2, 3))
+    assert [(n, continued) for _, n, continued in world.asked] == [(2, ()), (1, (part(1, 2, 3, spans=spans),))]
+    assert [rollout.completion.text for rollout in group.rollouts] == ["seven", "one to five"]
+
+
+def test_a_generator_lost_after_its_last_word_costs_nothing(world: World) -> None:
+    def arrive(streamed: StreamedGroup) -> None:
+        streamed.generator_id, streamed.prompt_token_ids = "a", (5, 6)
+        for index in range(2):
+            streamed.add(index, completion(f"s{index}"), ended=True)
+
+    world.streams = [arrive]
+    world.generate_errors = [Unavailable("connection reset")]
+    group = world.collect(job())
+    assert len(world.asked) == 1
+    assert [rollout.completion.text for rollout in group.rollouts] == ["s0", "s1"]
+    assert group.prompt_token_ids == (5, 6)
+
+
+def test_what_was_begun_is_not_lost_when_the_next_generator_dies_before_it_answers(world: World) -> None:
+    half = part(1, 2, spans=(VersionSpan(2, 0, 2),))
+
+    def nothing_but_the_first(streamed: StreamedGroup) -> None:
+        streamed.generator_id, streamed.prompt_token_ids = "a", (5, 6)
+
+    world.streams = [lambda streamed: None, nothing_but_the_first]
+    world.generate_errors = [Unavailable("connection reset")] * 2
+    world.collect(job(continue_from=(half,)))
+    assert [continued for _, _, continued in world.asked] == [(half,)] * 3
+
+
+def test_what_arrived_broken_is_not_continued(world: World) -> None:
+    def arrive(streamed: StreamedGroup) -> None:
+        streamed.generator_id, streamed.prompt_token_ids = "a", (5, 6)
+        streamed.add(0, part(1, spans=(VersionSpan(2, 0, 3),)), ended=False)
+        streamed.add(1, replace(part(1, finish=FinishReason.STOP), sampling_logprobs=(math.nan,)), ended=True)
+
+    world.streams = [arrive]
+    world.generate_errors = [Unavailable("connection reset")]
+    world.collect(job())
+    assert [(n, continued) for _, n, continued in world.asked] == [(2, ())] * 2
 
 
 def test_the_tasks_own_completions_are_continued(world: World) -> None:

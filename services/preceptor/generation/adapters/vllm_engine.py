@@ -17,7 +17,7 @@ from preceptor.generation.adapters.start_method import start_fork_server, use_fo
 from preceptor.generation.adapters.vllm_env import Build
 from preceptor.generation.adapters.vllm_requests import collect, parameters_of
 from preceptor.generation.engine import EngineDead, LoadError, OnPiece, Piece
-from preceptor.generation.types import Limits, Sampling
+from preceptor.generation.types import Limits, Sampling, Span
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -158,6 +158,7 @@ class VllmEngine:
         cache_salt: str,
         on_piece: OnPiece | None = None,
         piece_tokens: int = 1,
+        decode_pieces: bool = True,
     ) -> Piece:
         """See Sampler."""
         from vllm.inputs.engine import tokens_input
@@ -167,15 +168,25 @@ class VllmEngine:
         # A rendered input, unlike a raw one, is registered without giving up the event loop: so a request with an
         # old salt cannot slip in between a commit and release_unstarted.
         prompt = tokens_input(list(token_ids), cache_salt=cache_salt)
-        parameters = parameters_of(sampling, piece_tokens=None if on_piece is None else piece_tokens)
+        piece_tokens_or_whole = None if on_piece is None else piece_tokens
+        parameters = parameters_of(sampling, piece_tokens=piece_tokens_or_whole, decode=decode_pieces)
         outputs = llm.generate(prompt, parameters, request_id)
         self._running.add(request_id)
         try:
-            piece = await collect(outputs, on_piece)
+            piece = await collect(outputs, on_piece, lambda tokens: self._spans_so_far(request_id, tokens))
         finally:
             self._running.discard(request_id)
         # The engine says "" for what it did not decode.
         return piece if parameters.detokenize else replace(piece, text=None)
+
+    def _spans_so_far(self, request_id: str, tokens: int) -> tuple[Span, ...]:
+        """The versions of the first `tokens` tokens of a request; none once vLLM has forgotten it."""
+        processor = self._alive().output_processor
+        states = [processor.request_states.get(name) for name in processor.external_req_ids.get(request_id, ())]
+        starts: Any = next((state.weight_version_starts for state in states if state is not None), [])
+        ends = [begin for _, begin in starts[1:]] + [tokens]
+        spans = [Span(int(v), begin, min(end, tokens)) for (v, begin), end in zip(starts, ends, strict=False)]
+        return tuple(span for span in spans if span.begin < span.end)
 
     async def release_all(self) -> int:
         """See Sampler."""

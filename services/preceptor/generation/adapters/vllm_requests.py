@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from preceptor.common.errors import InvalidInput
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
 
-def parameters_of(sampling: Sampling, *, piece_tokens: int | None) -> SamplingParams:
+def parameters_of(sampling: Sampling, *, piece_tokens: int | None, decode: bool = True) -> SamplingParams:
     """Returns vLLM's parameters: the sampled token's logprob always, text on the way only where it is needed.
 
-    piece_tokens: of a stream, see Sampler.sample; None where nobody reads on the way.
+    piece_tokens: of a stream, see Sampler.sample; None where nobody reads on the way. decode: see decode_pieces there.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -39,7 +40,7 @@ def parameters_of(sampling: Sampling, *, piece_tokens: int | None) -> SamplingPa
         logprobs=0,  # of the sampled token alone
         flat_logprobs=True,
         # Decoding token by token costs; one call at the end does where nobody needs the text meanwhile.
-        detokenize=streamed or bool(sampling.stop),
+        detokenize=(streamed and decode) or bool(sampling.stop),
         output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,
         # The first token comes at once; an aborted request's last piece carries what was held back.
         stream_interval=piece_tokens,
@@ -48,15 +49,25 @@ def parameters_of(sampling: Sampling, *, piece_tokens: int | None) -> SamplingPa
     )
 
 
-async def collect(outputs: AsyncGenerator[RequestOutput, None], on_piece: OnPiece | None) -> Piece:
-    """Returns the whole of what a request wrote. See Sampler.sample."""
+async def collect(
+    outputs: AsyncGenerator[RequestOutput, None],
+    on_piece: OnPiece | None,
+    spans_so_far: Callable[[int], tuple[Span, ...]] = lambda tokens: (),
+) -> Piece:
+    """Returns the whole of what a request wrote. See Sampler.sample.
+
+    spans_so_far: of the first so many tokens of a request that runs; vLLM says it unasked only at the end.
+    """
     from vllm.exceptions import VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError
 
     pieces: list[Piece] = []
+    written = 0
     try:
         async for output in outputs:
-            pieces.append(_piece(output))
+            piece = _piece(output)
+            written += len(piece.token_ids)
+            pieces.append(piece if piece.finish else replace(piece, spans=spans_so_far(written)))
             if on_piece is not None:
                 on_piece(pieces[-1])
     except EngineDeadError as error:
@@ -79,6 +90,7 @@ def _piece(output: RequestOutput) -> Piece:
         logprobs=list(logprobs.logprobs) if logprobs is not None else [],
         finish=completion.finish_reason,
         spans=spans,
+        cached_tokens=output.num_cached_tokens or 0,
     )
 
 
@@ -90,4 +102,5 @@ def _joined(pieces: list[Piece]) -> Piece:
         logprobs=[value for piece in pieces for value in piece.logprobs],
         finish=last.finish,
         spans=last.spans,
+        cached_tokens=last.cached_tokens,
     )

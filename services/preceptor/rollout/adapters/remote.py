@@ -9,22 +9,28 @@ from preceptor.clients.reward import RewardClient
 from preceptor.common.discovery import KIND_GENERATION, KIND_LEARNER, Registry
 from preceptor.common.errors import PreceptorError
 from preceptor.rollout.converters import (
+    add_response,
     generate_request,
     generation_from_response,
     generator_from_record,
     score_request,
     scoring_from_response,
 )
+from preceptor.rollout.drafts import StreamedGroup
 from preceptor.rollout.types import Completion, Generation, Generator, Job, Scoring
 
 _PROBE_TIMEOUT_S = 2.0
 
 
 class Generators:
-    """Discovers, probes and calls generators; one channel per address, shared by all threads."""
+    """Discovers, probes and calls generators; one channel per address, shared by all threads.
 
-    def __init__(self, registry: Registry) -> None:
+    stream_tokens: completions that may become longer are streamed, so many tokens at a time; 0: none are.
+    """
+
+    def __init__(self, registry: Registry, stream_tokens: int = 0) -> None:
         self._registry = registry
+        self._stream_tokens = stream_tokens
         self._lock = threading.Lock()
         self._clients: dict[str, GenerationClient] = {}
 
@@ -54,10 +60,16 @@ class Generators:
         n: int,
         continue_from: tuple[Completion, ...],
         timeout_s: float,
+        streamed: StreamedGroup,
     ) -> Generation:
         """See `types.Generate`."""
-        request = generate_request(job, n, continue_from)
-        return generation_from_response(self._client(generator.address).generate(request, timeout_s=timeout_s))
+        client, request = self._client(generator.address), generate_request(job, n, continue_from)
+        if not 0 < self._stream_tokens < job.sampling.max_tokens:
+            return generation_from_response(client.generate(request, timeout_s=timeout_s))
+        asked = generation_pb.GenerateStreamRequest(request=request, delta_tokens=self._stream_tokens, text_at_end=True)
+        for response in client.generate_stream(asked, timeout_s=timeout_s):
+            add_response(streamed, response)
+        return streamed.generation(n)
 
     def _client(self, address: str) -> GenerationClient:
         with self._lock:

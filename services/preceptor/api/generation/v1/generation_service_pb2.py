@@ -26,39 +26,39 @@ from preceptor.api.common.v1 import text_pb2 as preceptor_dot_api_dot_common_dot
 from preceptor.api.learner.v1 import weights_pb2 as preceptor_dot_api_dot_learner_dot_v1_dot_weights__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4preceptor/api/generation/v1/generation_service.proto\x12\x1bpreceptor.api.generation.v1\x1a\"preceptor/api/common/v1/text.proto\x1a&preceptor/api/learner/v1/weights.proto\"\xc1\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12/\n\x06prompt\x18\x03 \x01(\x0b\x32\x1f.preceptor.api.common.v1.Prompt\x12=\n\x08sampling\x18\x04 \x01(\x0b\x32+.preceptor.api.common.v1.SamplingParameters\x12\t\n\x01n\x18\x05 \x01(\x05\x12\x37\n\x04mode\x18\x06 \x01(\x0e\x32).preceptor.api.generation.v1.SamplingMode\x12\x1a\n\x12min_policy_version\x18\x07 \x01(\x03\x12:\n\rcontinue_from\x18\x08 \x03(\x0b\x32#.preceptor.api.common.v1.Completion\"\xc1\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x14\n\x0cgenerator_id\x18\x03 \x01(\t\x12\x1f\n\x17\x61\x64mitted_policy_version\x18\x04 \x01(\x03\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\x05\x12\x38\n\x0b\x63ompletions\x18\x06 \x03(\x0b\x32#.preceptor.api.common.v1.Completion\"l\n\x15GenerateStreamRequest\x12=\n\x07request\x18\x01 \x01(\x0b\x32,.preceptor.api.generation.v1.GenerateRequest\x12\x14\n\x0c\x64\x65lta_tokens\x18\x02 \x01(\x05\"\x87\x01\n\x16GenerateStreamResponse\x12\x32\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32#.preceptor.api.common.v1.Completion\x12\x1f\n\x17\x61\x64mitted_policy_version\x18\x02 \x01(\x03\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\x05\"\x12\n\x10GetStatusRequest\"\x85\x03\n\x11GetStatusResponse\x12\x14\n\x0cgenerator_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12:\n\x05state\x18\x03 \x01(\x0e\x32+.preceptor.api.generation.v1.GeneratorState\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x03\x12\x18\n\x10running_requests\x18\x05 \x01(\x05\x12\x18\n\x10waiting_requests\x18\x06 \x01(\x05\x12\x14\n\x0cmax_requests\x18\x07 \x01(\x05\x12\x1c\n\x14max_model_len_tokens\x18\x08 \x01(\x05\x12\x1e\n\x16generated_tokens_total\x18\t \x01(\x03\x12\x0f\n\x07message\x18\n \x01(\t\x12\x41\n\x0erecent_updates\x18\x0b \x03(\x0b\x32).preceptor.api.generation.v1.WeightUpdate\x12\x1a\n\x12\x62usy_seconds_total\x18\x0c \x01(\x01\"\x92\x01\n\x0cWeightUpdate\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\x18\n\x10previous_version\x18\x02 \x01(\x03\x12\x15\n\rapply_seconds\x18\x03 \x01(\x01\x12\x15\n\rstall_seconds\x18\x04 \x01(\x01\x12\x13\n\x0brolled_back\x18\x05 \x01(\x08\x12\r\n\x05\x65rror\x18\x06 \x01(\t\"R\n\x14UpdateWeightsRequest\x12:\n\x08manifest\x18\x01 \x01(\x0b\x32(.preceptor.api.learner.v1.WeightManifest\"/\n\x15UpdateWeightsResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\"\'\n\x0c\x44rainRequest\x12\x17\n\x0ftimeout_seconds\x18\x01 \x01(\x01\"H\n\rDrainResponse\x12\x19\n\x11\x66inished_requests\x18\x01 \x01(\x05\x12\x1c\n\x14handed_back_requests\x18\x02 \x01(\x05*^\n\x0cSamplingMode\x12\x1d\n\x19SAMPLING_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15SAMPLING_MODE_GENERAL\x10\x01\x12\x14\n\x10SAMPLING_MODE_RL\x10\x02*\xce\x01\n\x0eGeneratorState\x12\x1f\n\x1bGENERATOR_STATE_UNSPECIFIED\x10\x00\x12\'\n#GENERATOR_STATE_WAITING_FOR_WEIGHTS\x10\x01\x12\x1b\n\x17GENERATOR_STATE_LOADING\x10\x02\x12\x1b\n\x17GENERATOR_STATE_SERVING\x10\x03\x12\x1c\n\x18GENERATOR_STATE_DRAINING\x10\x04\x12\x1a\n\x16GENERATOR_STATE_FAILED\x10\x05\x32\xbd\x04\n\x11GenerationService\x12g\n\x08Generate\x12,.preceptor.api.generation.v1.GenerateRequest\x1a-.preceptor.api.generation.v1.GenerateResponse\x12{\n\x0eGenerateStream\x12\x32.preceptor.api.generation.v1.GenerateStreamRequest\x1a\x33.preceptor.api.generation.v1.GenerateStreamResponse0\x01\x12j\n\tGetStatus\x12-.preceptor.api.generation.v1.GetStatusRequest\x1a..preceptor.api.generation.v1.GetStatusResponse\x12v\n\rUpdateWeights\x12\x31.preceptor.api.generation.v1.UpdateWeightsRequest\x1a\x32.preceptor.api.generation.v1.UpdateWeightsResponse\x12^\n\x05\x44rain\x12).preceptor.api.generation.v1.DrainRequest\x1a*.preceptor.api.generation.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4preceptor/api/generation/v1/generation_service.proto\x12\x1bpreceptor.api.generation.v1\x1a\"preceptor/api/common/v1/text.proto\x1a&preceptor/api/learner/v1/weights.proto\"\xc1\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12/\n\x06prompt\x18\x03 \x01(\x0b\x32\x1f.preceptor.api.common.v1.Prompt\x12=\n\x08sampling\x18\x04 \x01(\x0b\x32+.preceptor.api.common.v1.SamplingParameters\x12\t\n\x01n\x18\x05 \x01(\x05\x12\x37\n\x04mode\x18\x06 \x01(\x0e\x32).preceptor.api.generation.v1.SamplingMode\x12\x1a\n\x12min_policy_version\x18\x07 \x01(\x03\x12:\n\rcontinue_from\x18\x08 \x03(\x0b\x32#.preceptor.api.common.v1.Completion\"\xc1\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x14\n\x0cgenerator_id\x18\x03 \x01(\t\x12\x1f\n\x17\x61\x64mitted_policy_version\x18\x04 \x01(\x03\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\x05\x12\x38\n\x0b\x63ompletions\x18\x06 \x03(\x0b\x32#.preceptor.api.common.v1.Completion\"\x81\x01\n\x15GenerateStreamRequest\x12=\n\x07request\x18\x01 \x01(\x0b\x32,.preceptor.api.generation.v1.GenerateRequest\x12\x14\n\x0c\x64\x65lta_tokens\x18\x02 \x01(\x05\x12\x13\n\x0btext_at_end\x18\x03 \x01(\x08\"\xac\x01\n\x16GenerateStreamResponse\x12\x32\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32#.preceptor.api.common.v1.Completion\x12\x1f\n\x17\x61\x64mitted_policy_version\x18\x02 \x01(\x03\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\x05\x12\r\n\x05index\x18\x04 \x01(\x05\x12\x14\n\x0cgenerator_id\x18\x05 \x01(\t\"\x12\n\x10GetStatusRequest\"\x85\x03\n\x11GetStatusResponse\x12\x14\n\x0cgenerator_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12:\n\x05state\x18\x03 \x01(\x0e\x32+.preceptor.api.generation.v1.GeneratorState\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x03\x12\x18\n\x10running_requests\x18\x05 \x01(\x05\x12\x18\n\x10waiting_requests\x18\x06 \x01(\x05\x12\x14\n\x0cmax_requests\x18\x07 \x01(\x05\x12\x1c\n\x14max_model_len_tokens\x18\x08 \x01(\x05\x12\x1e\n\x16generated_tokens_total\x18\t \x01(\x03\x12\x0f\n\x07message\x18\n \x01(\t\x12\x41\n\x0erecent_updates\x18\x0b \x03(\x0b\x32).preceptor.api.generation.v1.WeightUpdate\x12\x1a\n\x12\x62usy_seconds_total\x18\x0c \x01(\x01\"\x92\x01\n\x0cWeightUpdate\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\x18\n\x10previous_version\x18\x02 \x01(\x03\x12\x15\n\rapply_seconds\x18\x03 \x01(\x01\x12\x15\n\rstall_seconds\x18\x04 \x01(\x01\x12\x13\n\x0brolled_back\x18\x05 \x01(\x08\x12\r\n\x05\x65rror\x18\x06 \x01(\t\"R\n\x14UpdateWeightsRequest\x12:\n\x08manifest\x18\x01 \x01(\x0b\x32(.preceptor.api.learner.v1.WeightManifest\"/\n\x15UpdateWeightsResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\"\'\n\x0c\x44rainRequest\x12\x17\n\x0ftimeout_seconds\x18\x01 \x01(\x01\"H\n\rDrainResponse\x12\x19\n\x11\x66inished_requests\x18\x01 \x01(\x05\x12\x1c\n\x14handed_back_requests\x18\x02 \x01(\x05*^\n\x0cSamplingMode\x12\x1d\n\x19SAMPLING_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15SAMPLING_MODE_GENERAL\x10\x01\x12\x14\n\x10SAMPLING_MODE_RL\x10\x02*\xce\x01\n\x0eGeneratorState\x12\x1f\n\x1bGENERATOR_STATE_UNSPECIFIED\x10\x00\x12\'\n#GENERATOR_STATE_WAITING_FOR_WEIGHTS\x10\x01\x12\x1b\n\x17GENERATOR_STATE_LOADING\x10\x02\x12\x1b\n\x17GENERATOR_STATE_SERVING\x10\x03\x12\x1c\n\x18GENERATOR_STATE_DRAINING\x10\x04\x12\x1a\n\x16GENERATOR_STATE_FAILED\x10\x05\x32\xbd\x04\n\x11GenerationService\x12g\n\x08Generate\x12,.preceptor.api.generation.v1.GenerateRequest\x1a-.preceptor.api.generation.v1.GenerateResponse\x12{\n\x0eGenerateStream\x12\x32.preceptor.api.generation.v1.GenerateStreamRequest\x1a\x33.preceptor.api.generation.v1.GenerateStreamResponse0\x01\x12j\n\tGetStatus\x12-.preceptor.api.generation.v1.GetStatusRequest\x1a..preceptor.api.generation.v1.GetStatusResponse\x12v\n\rUpdateWeights\x12\x31.preceptor.api.generation.v1.UpdateWeightsRequest\x1a\x32.preceptor.api.generation.v1.UpdateWeightsResponse\x12^\n\x05\x44rain\x12).preceptor.api.generation.v1.DrainRequest\x1a*.preceptor.api.generation.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'preceptor.api.generation.v1.generation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SAMPLINGMODE']._serialized_start=1738
-  _globals['_SAMPLINGMODE']._serialized_end=1832
-  _globals['_GENERATORSTATE']._serialized_start=1835
-  _globals['_GENERATORSTATE']._serialized_end=2041
+  _globals['_SAMPLINGMODE']._serialized_start=1797
+  _globals['_SAMPLINGMODE']._serialized_end=1891
+  _globals['_GENERATORSTATE']._serialized_start=1894
+  _globals['_GENERATORSTATE']._serialized_end=2100
   _globals['_GENERATEREQUEST']._serialized_start=162
   _globals['_GENERATEREQUEST']._serialized_end=483
   _globals['_GENERATERESPONSE']._serialized_start=486
   _globals['_GENERATERESPONSE']._serialized_end=679
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=681
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=789
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=792
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=927
-  _globals['_GETSTATUSREQUEST']._serialized_start=929
-  _globals['_GETSTATUSREQUEST']._serialized_end=947
-  _globals['_GETSTATUSRESPONSE']._serialized_start=950
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1339
-  _globals['_WEIGHTUPDATE']._serialized_start=1342
-  _globals['_WEIGHTUPDATE']._serialized_end=1488
-  _globals['_UPDATEWEIGHTSREQUEST']._serialized_start=1490
-  _globals['_UPDATEWEIGHTSREQUEST']._serialized_end=1572
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=1574
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=1621
-  _globals['_DRAINREQUEST']._serialized_start=1623
-  _globals['_DRAINREQUEST']._serialized_end=1662
-  _globals['_DRAINRESPONSE']._serialized_start=1664
-  _globals['_DRAINRESPONSE']._serialized_end=1736
-  _globals['_GENERATIONSERVICE']._serialized_start=2044
-  _globals['_GENERATIONSERVICE']._serialized_end=2617
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=682
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=811
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=814
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=986
+  _globals['_GETSTATUSREQUEST']._serialized_start=988
+  _globals['_GETSTATUSREQUEST']._serialized_end=1006
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1009
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1398
+  _globals['_WEIGHTUPDATE']._serialized_start=1401
+  _globals['_WEIGHTUPDATE']._serialized_end=1547
+  _globals['_UPDATEWEIGHTSREQUEST']._serialized_start=1549
+  _globals['_UPDATEWEIGHTSREQUEST']._serialized_end=1631
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=1633
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=1680
+  _globals['_DRAINREQUEST']._serialized_start=1682
+  _globals['_DRAINREQUEST']._serialized_end=1721
+  _globals['_DRAINRESPONSE']._serialized_start=1723
+  _globals['_DRAINRESPONSE']._serialized_end=1795
+  _globals['_GENERATIONSERVICE']._serialized_start=2103
+  _globals['_GENERATIONSERVICE']._serialized_end=2676
 # @@protoc_insertion_point(module_scope)

@@ -161,23 +161,25 @@ class GenerateStreamRequest(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     DELTA_TOKENS_FIELD_NUMBER: _builtins.int
+    TEXT_AT_END_FIELD_NUMBER: _builtins.int
     delta_tokens: _builtins.int
     """The first token is sent at once, further ones in deltas of at least so many, the last delta excepted. 0: the server's
     own (16 by default); 1: every token as it is written, which costs throughput.
     """
+    text_at_end: _builtins.bool
+    """no text on the way: a completion's last delta carries all of it, which costs less"""
     @_builtins.property
-    def request(self) -> Global___GenerateRequest:
-        """n must be 0 or 1"""
-
+    def request(self) -> Global___GenerateRequest: ...
     def __init__(
         self,
         *,
         request: Global___GenerateRequest | None = ...,
         delta_tokens: _builtins.int = ...,
+        text_at_end: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_tokens", b"delta_tokens", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_tokens", b"delta_tokens", "request", b"request", "text_at_end", b"text_at_end"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -190,10 +192,18 @@ class GenerateStreamResponse(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     ADMITTED_POLICY_VERSION_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    GENERATOR_ID_FIELD_NUMBER: _builtins.int
     admitted_policy_version: _builtins.int
+    index: _builtins.int
+    """of the completion, below n; those of continue_from come first"""
+    generator_id: _builtins.str
+    """in the first response alone"""
     @_builtins.property
     def delta(self) -> _text_pb2.Completion:
-        """tokens since the last delta; spans count from the completion's start"""
+        """Tokens since the last delta of this completion. version_spans cover all of its tokens so far, from its start; none
+        where they are not known yet.
+        """
 
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -205,10 +215,12 @@ class GenerateStreamResponse(_message.Message):
         delta: _text_pb2.Completion | None = ...,
         admitted_policy_version: _builtins.int = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        index: _builtins.int = ...,
+        generator_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_policy_version", b"admitted_policy_version", "delta", b"delta", "prompt_token_ids", b"prompt_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_policy_version", b"admitted_policy_version", "delta", b"delta", "generator_id", b"generator_id", "index", b"index", "prompt_token_ids", b"prompt_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

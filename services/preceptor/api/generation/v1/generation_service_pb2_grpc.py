@@ -76,7 +76,9 @@ class GenerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GenerateStream(self, request, context):
-        """The same for one completion, as it is written. Deltas arrive in order; the last one carries finish_reason.
+        """The same as it is written. Each completion's deltas arrive in order, its last one with finish_reason; those of a
+        group are mixed, and the call ends with the last completion. It fails as a whole, but what has arrived is good: it
+        can be continued elsewhere (continue_from).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

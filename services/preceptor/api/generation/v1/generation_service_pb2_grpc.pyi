@@ -39,7 +39,10 @@ class GenerationServiceStub:
     Repeating a call draws anew: callers dedupe by their own ids.
     """
     GenerateStream: _grpc.UnaryStreamMultiCallable[_generation_service_pb2.GenerateStreamRequest, _generation_service_pb2.GenerateStreamResponse]
-    """The same for one completion, as it is written. Deltas arrive in order; the last one carries finish_reason."""
+    """The same as it is written. Each completion's deltas arrive in order, its last one with finish_reason; those of a
+    group are mixed, and the call ends with the last completion. It fails as a whole, but what has arrived is good: it
+    can be continued elsewhere (continue_from).
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.GetStatusRequest, _generation_service_pb2.GetStatusResponse]
     """The version held, load, limits and the model's identity. Always answers, also while loading."""
     UpdateWeights: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.UpdateWeightsRequest, _generation_service_pb2.UpdateWeightsResponse]
@@ -60,7 +63,10 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     Repeating a call draws anew: callers dedupe by their own ids.
     """
     GenerateStream: _aio.UnaryStreamMultiCallable[_generation_service_pb2.GenerateStreamRequest, _generation_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
-    """The same for one completion, as it is written. Deltas arrive in order; the last one carries finish_reason."""
+    """The same as it is written. Each completion's deltas arrive in order, its last one with finish_reason; those of a
+    group are mixed, and the call ends with the last completion. It fails as a whole, but what has arrived is good: it
+    can be continued elsewhere (continue_from).
+    """
     GetStatus: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.GetStatusRequest, _generation_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     """The version held, load, limits and the model's identity. Always answers, also while loading."""
     UpdateWeights: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.UpdateWeightsRequest, _generation_service_pb2.UpdateWeightsResponse]  # type: ignore[assignment]
@@ -90,7 +96,10 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_service_pb2.GenerateStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_service_pb2.GenerateStreamResponse], _abc.AsyncIterator[_generation_service_pb2.GenerateStreamResponse]]:
-        """The same for one completion, as it is written. Deltas arrive in order; the last one carries finish_reason."""
+        """The same as it is written. Each completion's deltas arrive in order, its last one with finish_reason; those of a
+        group are mixed, and the call ends with the last completion. It fails as a whole, but what has arrived is good: it
+        can be continued elsewhere (continue_from).
+        """
 
     @_abc_1.abstractmethod
     def GetStatus(
