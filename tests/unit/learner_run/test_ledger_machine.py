@@ -1,5 +1,6 @@
 """Random interleavings of results, losses, expiry, training, checkpoints and crashes: the accounting must close."""
 
+import json
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from preceptor.learner.pump.accounting import Accounting
 from preceptor.learner.pump.attempts import AttemptLimits, Disposition, Outcome
 from preceptor.learner.pump.credit import Credit
 from preceptor.learner.pump.ledger import Ledger
@@ -109,7 +111,25 @@ class LedgerMachine(RuleBasedStateMachine):
         self.saved = (self.ledger.snapshot(), Counter(self.trained))
         settled = set(self.read) - set(self.staged_by.values())
         for key in settled:
-            del self.stream[key], self.read[key]
+            self.stream.pop(key, None)
+            del self.read[key]
+
+    @precondition(lambda self: self.stream)
+    @rule(data=st.data())
+    def redis_loses_an_entry(self, data: st.DataObject) -> None:
+        """As after a power cut. The learner's own memory still has what it read."""
+        del self.stream[data.draw(st.sampled_from(sorted(self.stream)))]
+
+    @rule()
+    def restored_state_is_the_saved_one(self) -> None:
+        """A snapshot through JSON, as a checkpoint keeps it, restores a ledger with the same snapshot."""
+        snapshot = json.loads(json.dumps(self.saved[0]))
+        again = self.new_ledger()
+        again.restore(snapshot)
+        once_more = self.new_ledger()
+        once_more.restore(again.snapshot())
+        assert once_more.snapshot() == again.snapshot()
+        assert again.accounting.groups == Accounting.restored(snapshot["accounting"]).groups
 
     @rule()
     def crash_and_restore(self) -> None:
@@ -135,8 +155,14 @@ class LedgerMachine(RuleBasedStateMachine):
         assert groups.in_flight == self.ledger.open_groups
 
     @invariant()
-    def every_staged_group_is_still_in_the_stream(self) -> None:
-        assert all(key in self.stream for key in self.staged_by.values())
+    def every_staged_group_is_unacknowledged(self) -> None:
+        """So that a restart meets it again, unless Redis lost it; then its deadline passes and it is sent again."""
+        assert all(key in self.read for key in self.staged_by.values())
+
+    @invariant()
+    def no_more_is_open_than_may_be_unacknowledged(self) -> None:
+        """After a restart what had been trained since the checkpoint is open again, never more."""
+        assert self.ledger.open_groups <= CREDIT.max_unacknowledged_groups
 
     def teardown(self) -> None:
         """The run ends: everything has an end state, and what never got one is named cancelled."""
