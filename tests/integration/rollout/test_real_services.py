@@ -51,13 +51,13 @@ def test_groups_are_written_by_vllm_and_scored_by_a_reward_model_across_a_killed
     generator.publish(3, policy)
     with generator.process:
         generator.process.wait_ready(180)
-        for index in range(30):
-            sampling = text_pb2.SamplingParameters(max_tokens=200, temperature=1.0)
+        for index in range(24):
+            sampling = text_pb2.SamplingParameters(max_tokens=400, temperature=1.0)
             stack.send(index, deadline_s=200, reward_model="rm", sampling=sampling)
         stack.wait_for(3, 60)
         generator.process.kill()
         generator.process.start().wait_ready(180)
-        groups = stack.wait_for(30, 120)
+        groups = stack.wait_for(24, 120)
     page = stack.worker.http("/metrics")[1]
     reclaimed = page.split('preceptor_rollout_continued_tokens_total{cause="reclaimed"} ')[1].split()[0]
     assert float(reclaimed) >= 64, "what the killed generator had streamed was continued"
