@@ -24,8 +24,8 @@ STREAMS = (
     ("preceptor.api.learner.v1.WeightService", "FetchWeights"),
     ("preceptor.api.learner.v1.WeightService", "Watch"),
 )
-"""RPCs that answer by a stream. gRPC must not try them again: when the server dies before the first message, a thread that
-reads the stream waits for ever, past its deadline (grpcio 1.85.1)."""
+"""RPCs that answer by a stream. gRPC must not try them again: when the server dies before the first message, a thread
+that reads the stream waits for ever, past its deadline (grpcio 1.85.1)."""
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [

@@ -84,9 +84,10 @@ class WaitingEngine:
         cache_salt: str,
         on_piece: OnPiece | None = None,
         piece_tokens: int = 1,
+        decode_pieces: bool = True,
     ) -> Piece:
         """See Sampler."""
-        del token_ids, cache_salt, piece_tokens
+        del token_ids, cache_salt, piece_tokens, decode_pieces
         count, jitter = sampling.max_tokens, self._settings.jitter
         async with self._places:
             version = self._clock.version
