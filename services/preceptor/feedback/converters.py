@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from preceptor.api.common.v1 import text_pb2
 from preceptor.api.feedback.v1 import feedback_pb2 as fb
 from preceptor.api.feedback.v1 import feedback_service_pb2 as pb
+from preceptor.common.completion_protos import sampling_from, sampling_to
 from preceptor.common.errors import InvalidInput
 from preceptor.feedback.types import (
     AxisRating,
@@ -25,7 +26,6 @@ from preceptor.feedback.types import (
     RankedComparison,
     Ranking,
     RankingBody,
-    Sampling,
     Snapshot,
     Stats,
     Strength,
@@ -34,16 +34,6 @@ from preceptor.feedback.types import (
     Turn,
 )
 
-_SamplingField = Literal[
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_tokens",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-]
 _STRENGTHS = {
     fb.PREFERENCE_STRENGTH_UNSPECIFIED: None,
     fb.PREFERENCE_STRENGTH_SLIGHT: Strength.SLIGHT,
@@ -58,7 +48,6 @@ _STATES = {
     fb.COMPARISON_STATE_CLOSED: ComparisonState.CLOSED,
 }
 _STATE_PROTOS = {state: proto for proto, state in _STATES.items()}
-_OPTIONAL_SAMPLING: tuple[_SamplingField, ...] = get_args(_SamplingField)
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
@@ -148,15 +137,10 @@ def _candidate(proto: fb.Candidate) -> Candidate:
         candidate_id=proto.candidate_id,
         text=proto.text,
         policy_version=proto.policy_version,
-        sampling=sampling(proto.sampling) if proto.HasField("sampling") else None,
+        sampling=sampling_from(proto.sampling) if proto.HasField("sampling") else None,
         rollout_id=proto.rollout_id,
         truncated=proto.truncated,
     )
-
-
-def sampling(proto: text_pb2.SamplingParameters) -> Sampling:
-    given: dict[str, Any] = {name: getattr(proto, name) for name in _OPTIONAL_SAMPLING if proto.HasField(name)}
-    return Sampling(max_tokens=proto.max_tokens, stop=tuple(proto.stop), **given)
 
 
 def comparison_to_proto(value: Comparison) -> fb.Comparison:
@@ -192,11 +176,7 @@ def _candidate_to_proto(value: Candidate) -> fb.Candidate:
         truncated=value.truncated,
     )
     if value.sampling is not None:
-        proto.sampling.max_tokens = value.sampling.max_tokens
-        proto.sampling.stop.extend(value.sampling.stop)
-        for name in _OPTIONAL_SAMPLING:
-            if (given := getattr(value.sampling, name)) is not None:
-                setattr(proto.sampling, name, given)
+        proto.sampling.CopyFrom(sampling_to(value.sampling))
     return proto
 
 

@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from preceptor.common.completions import Sampling
+
 T = TypeVar("T")
 
 TieGroups = tuple[tuple[str, ...], ...]
@@ -90,22 +92,6 @@ class Prompt:
 
     text: str | None = None
     turns: tuple[Turn, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a candidate was drawn; None means the engine's default."""
-
-    max_tokens: int = 0
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_tokens: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import Any
 
 from preceptor.api.common.v1 import text_pb2
 from preceptor.api.generation.v1 import generation_service_pb2 as pb
+from preceptor.common.completion_protos import sampling_from, spans_from, spans_to
 from preceptor.generation.types import (
     Command,
     Completion,
@@ -16,8 +16,6 @@ from preceptor.generation.types import (
     Finish,
     Outcome,
     Prompt,
-    Sampling,
-    Span,
     State,
     Status,
     TokenIds,
@@ -38,16 +36,6 @@ _STATE = {
     State.DRAINING: pb.GENERATOR_STATE_DRAINING,
     State.FAILED: pb.GENERATOR_STATE_FAILED,
 }
-_OPTIONAL_SAMPLING: tuple[Any, ...] = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_tokens",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-)
 
 
 def command_from(request: pb.GenerateRequest, deadline_s: float | None) -> Command:
@@ -56,7 +44,7 @@ def command_from(request: pb.GenerateRequest, deadline_s: float | None) -> Comma
         request_id=request.request_id or secrets.token_hex(8),
         run_id=request.run_id,
         prompt=_prompt_from(request.prompt),
-        sampling=_sampling_from(request.sampling),
+        sampling=sampling_from(request.sampling),
         n=request.n or 1,
         rl=request.mode == pb.SAMPLING_MODE_RL,
         min_policy_version=request.min_policy_version,
@@ -121,17 +109,12 @@ def _prompt_from(prompt: text_pb2.Prompt) -> Prompt | None:
     return TokenIds(list(prompt.token_ids.ids)) if kind == "token_ids" else None
 
 
-def _sampling_from(sampling: text_pb2.SamplingParameters) -> Sampling:
-    given = {name: getattr(sampling, name) for name in _OPTIONAL_SAMPLING if sampling.HasField(name)}
-    return Sampling(max_tokens=sampling.max_tokens, stop=tuple(sampling.stop), **given)
-
-
 def _completion_from(completion: text_pb2.Completion) -> Completion:
     return Completion(
         token_ids=list(completion.token_ids),
         text=completion.text,
         sampling_logprobs=list(completion.sampling_logprobs),
-        spans=tuple(Span(span.policy_version, span.begin, span.end) for span in completion.version_spans),
+        spans=spans_from(completion),
     )
 
 
@@ -141,10 +124,7 @@ def _completion_to(completion: Completion) -> text_pb2.Completion:
         text=completion.text,
         sampling_logprobs=completion.sampling_logprobs,
         finish_reason=_FINISH[completion.finish],
-        version_spans=[
-            text_pb2.VersionSpan(policy_version=span.policy_version, begin=span.begin, end=span.end)
-            for span in completion.spans
-        ],
+        version_spans=spans_to(completion.spans),
     )
 
 

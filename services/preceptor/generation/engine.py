@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from preceptor.common.completions import Sampling, VersionSpan
 from preceptor.common.errors import InternalError, Unavailable
-from preceptor.generation.types import Limits, Sampling, Span, Turn
+from preceptor.generation.types import Limits, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Piece:
     text: str | None  # None where the engine was not asked to decode
     logprobs: Sequence[float]
     finish: str | None  # "stop", "length", "abort"; None while it goes on
-    spans: tuple[Span, ...] = ()
+    spans: tuple[VersionSpan, ...] = ()
     cached_tokens: int = 0
 
 

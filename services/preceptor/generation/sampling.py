@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from preceptor.common.completions import Sampling
 from preceptor.common.errors import FailedPrecondition, InvalidInput
-from preceptor.generation.types import Limits, Sampling
+from preceptor.generation.types import Limits
 
 MAX_N = 256
 MAX_DELTA_TOKENS = 1024

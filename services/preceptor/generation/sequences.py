@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from preceptor.common.completions import Sampling, VersionSpan
 from preceptor.common.errors import InternalError, InvalidInput
 from preceptor.generation import metrics
 from preceptor.generation.engine import Piece, Sampler
-from preceptor.generation.types import Completion, Finish, Sampling, Span
+from preceptor.generation.types import Completion, Finish
 from preceptor.generation.versions import VersionClock
 
 _ENGINE_FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH, "repetition": Finish.STOP}
@@ -134,7 +135,7 @@ class _Draft:
     prior: Completion
     token_ids: list[int]
     logprobs: list[float]
-    spans: list[Span]
+    spans: list[VersionSpan]
     texts: list[str | None]
 
     def __init__(self, prior: Completion) -> None:
@@ -197,7 +198,7 @@ class _Relay:
         self._streaming.on_tokens(Completion(piece.token_ids, text, piece.logprobs, finish, known))
 
 
-def _joined(spans: Sequence[Span], more: Sequence[Span], offset: int) -> list[Span]:
+def _joined(spans: Sequence[VersionSpan], more: Sequence[VersionSpan], offset: int) -> list[VersionSpan]:
     """Spans of one sequence, and those of a piece that begins at `offset`; neighbours of one version become one."""
     joined = list(spans)
     for span in more:
@@ -207,5 +208,5 @@ def _joined(spans: Sequence[Span], more: Sequence[Span], offset: int) -> list[Sp
         if last is not None and last.policy_version == span.policy_version:
             joined[-1] = replace(last, end=span.end + offset)
         else:
-            joined.append(Span(span.policy_version, span.begin + offset, span.end + offset))
+            joined.append(VersionSpan(span.policy_version, span.begin + offset, span.end + offset))
     return joined

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from preceptor.common.completions import Sampling
 from preceptor.common.errors import FailedPrecondition, InvalidInput
 from preceptor.common.tasks import cancel_and_wait
 from preceptor.common.telemetry import BusyClock
@@ -15,17 +16,7 @@ from preceptor.generation import metrics, prompts, sampling
 from preceptor.generation.admission import Admission
 from preceptor.generation.engine import Sampler
 from preceptor.generation.sequences import SequenceRunner, Streaming, check_prior
-from preceptor.generation.types import (
-    Command,
-    Completion,
-    Delta,
-    Finish,
-    Outcome,
-    Sampling,
-    State,
-    Status,
-    WeightUpdateRecord,
-)
+from preceptor.generation.types import Command, Completion, Delta, Finish, Outcome, State, Status, WeightUpdateRecord
 from preceptor.generation.versions import VersionClock
 
 _HAND_BACK_SHARE = 0.15  # of the drain time, kept for handing back and answering

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from preceptor.common.completions import Sampling, VersionSpan
+
 NO_VERSION = -1
 
 
@@ -22,31 +24,6 @@ class Finish(Enum):
     STOP = "stop"
     LENGTH = "length"
     HANDED_BACK = "handed back"
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Completion tokens [begin, end) whose forward passes ran on one version."""
-
-    policy_version: int
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How completions are drawn; None = not asked for. Validated by `sampling.check`."""
-
-    max_tokens: int
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_tokens: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +53,7 @@ class Completion:
     text: str = ""
     sampling_logprobs: Sequence[float] = ()
     finish: Finish = Finish.NOT_YET
-    spans: tuple[Span, ...] = ()
+    spans: tuple[VersionSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

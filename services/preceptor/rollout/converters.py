@@ -9,6 +9,7 @@ from preceptor.api.common.v1 import text_pb2
 from preceptor.api.generation.v1 import generation_service_pb2 as generation_pb
 from preceptor.api.reward.v1 import reward_service_pb2 as reward_pb
 from preceptor.api.rollout.v1 import rollout_pb2
+from preceptor.common.completion_protos import sampling_from, sampling_to, spans_from, spans_to
 from preceptor.common.errors import InvalidInput
 from preceptor.rollout.drafts import StreamedGroup
 from preceptor.rollout.types import (
@@ -23,10 +24,8 @@ from preceptor.rollout.types import (
     Job,
     Prompt,
     Rollout,
-    Sampling,
     Scoring,
     Stage,
-    VersionSpan,
 )
 
 _FINISH = {
@@ -40,16 +39,6 @@ _STAGE_NUMBERS = {
     Stage.REWARD: rollout_pb2.FAILURE_STAGE_REWARD,
     Stage.EXPIRED: rollout_pb2.FAILURE_STAGE_EXPIRED,
 }
-_OPTIONAL_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_tokens",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-)
 _NO_DEADLINE_S = 300.0
 
 
@@ -70,7 +59,7 @@ def job_from_task(task: rollout_pb2.CollectTask) -> Job:
         prompt_id=task.prompt_id,
         prompt=_prompt(task.prompt),
         n=task.n,
-        sampling=_sampling(task.sampling),
+        sampling=sampling_from(task.sampling),
         min_policy_version=task.min_policy_version,
         reward_model=task.reward_model,
         deadline=_deadline(task),
@@ -97,7 +86,7 @@ def generate_request(job: Job, n: int, continue_from: tuple[Completion, ...]) ->
         request_id=f"{job.group_id}/{job.attempt}",
         run_id=job.run_id,
         prompt=_prompt_proto(job.prompt),
-        sampling=_sampling_proto(job.sampling),
+        sampling=sampling_to(job.sampling),
         n=n,
         mode=generation_pb.SAMPLING_MODE_RL,
         min_policy_version=job.min_policy_version,
@@ -202,26 +191,13 @@ def _prompt_proto(prompt: Prompt) -> text_pb2.Prompt:
     return text_pb2.Prompt(token_ids=text_pb2.TokenIds(ids=prompt.token_ids or ()))
 
 
-def _sampling(sampling: text_pb2.SamplingParameters) -> Sampling:
-    present = {descriptor.name for descriptor, _ in sampling.ListFields()}
-    given = {name: getattr(sampling, name) for name in _OPTIONAL_SAMPLING if name in present}
-    return Sampling(max_tokens=sampling.max_tokens, stop=tuple(sampling.stop), **given)
-
-
-def _sampling_proto(sampling: Sampling) -> text_pb2.SamplingParameters:
-    given = {name: getattr(sampling, name) for name in _OPTIONAL_SAMPLING}
-    return text_pb2.SamplingParameters(max_tokens=sampling.max_tokens, stop=sampling.stop, **given)
-
-
 def _completion(completion: text_pb2.Completion) -> Completion:
     return Completion(
         token_ids=tuple(completion.token_ids),
         text=completion.text,
         sampling_logprobs=tuple(completion.sampling_logprobs),
         finish_reason=_FINISH.get(completion.finish_reason, FinishReason.HANDED_BACK),
-        version_spans=tuple(
-            VersionSpan(span.policy_version, span.begin, span.end) for span in completion.version_spans
-        ),
+        version_spans=spans_from(completion),
     )
 
 
@@ -231,10 +207,7 @@ def _completion_proto(completion: Completion) -> text_pb2.Completion:
         text=completion.text,
         sampling_logprobs=completion.sampling_logprobs,
         finish_reason=_FINISH_NUMBERS[completion.finish_reason],
-        version_spans=[
-            text_pb2.VersionSpan(policy_version=span.policy_version, begin=span.begin, end=span.end)
-            for span in completion.version_spans
-        ],
+        version_spans=spans_to(completion.version_spans),
     )
 
 

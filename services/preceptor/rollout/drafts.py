@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from preceptor.common.completions import VersionSpan
 from preceptor.common.errors import InternalError
-from preceptor.rollout.types import Completion, FinishReason, Generation, VersionSpan
+from preceptor.rollout.types import Completion, FinishReason, Generation
 
 
 @dataclass(slots=True)

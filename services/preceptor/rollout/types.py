@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from preceptor.common.completions import Sampling, VersionSpan
+
 if TYPE_CHECKING:
     from preceptor.rollout.drafts import StreamedGroup
 
@@ -47,33 +49,10 @@ class Prompt:
     token_ids: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """As in SamplingParameters; what is None takes the generator's default."""
-
-    max_tokens: int
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_tokens: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-
 class FinishReason(enum.Enum):
     STOP = "stop"
     LENGTH = "length"
     HANDED_BACK = "handed_back"
-
-
-@dataclass(frozen=True, slots=True)
-class VersionSpan:
-    policy_version: int
-    begin: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from preceptor.api.learner.v1.weights_pb2 import WeightManifest
+from preceptor.common.completions import Sampling
 from preceptor.generation.__main__ import prepare
 from preceptor.generation.adapters.vllm_engine import VllmEngine
 from preceptor.generation.config import GenerationSettings
 from preceptor.generation.engine import LoadError
-from preceptor.generation.types import Sampling
 from preceptor.generation.updates import WeightUpdater
 from preceptor.generation.versions import VersionClock
 from preceptor.generation.weights import StagedPolicy

@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
+from preceptor.common.completions import Sampling
 from preceptor.feedback import canonical
-from preceptor.feedback.types import Candidate, Prompt, Retraction, Sampling, Strength, Turn
+from preceptor.feedback.types import Candidate, Prompt, Retraction, Strength, Turn
 from tests.unit.feedback.world import comparison, ranked, vote
 
 

@@ -2,9 +2,10 @@ from datetime import timedelta
 
 import pytest
 
+from preceptor.common.completions import Sampling
 from preceptor.common.errors import FailedPrecondition, InvalidInput, NotFound
 from preceptor.feedback.lease_service import Release
-from preceptor.feedback.types import Candidate, Sampling
+from preceptor.feedback.types import Candidate
 from tests.unit.feedback.world import PROJECT, START, World, comparison
 
 

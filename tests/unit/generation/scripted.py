@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from preceptor.common.completions import Sampling, VersionSpan
 from preceptor.generation.engine import LoadError, OnPiece, Piece
-from preceptor.generation.types import Limits, Sampling, Span, Turn
+from preceptor.generation.types import Limits, Turn
 
 LIMITS = Limits(max_model_len=64, vocab_size=100, seeds=True)
 
@@ -88,7 +89,7 @@ class ScriptedSampler:
 
 def piece(text: str, finish: str | None = "stop", version: int = 0, decoded: bool = False) -> Piece:
     tokens = LetterCodec().encode(text)
-    spans = (Span(version, 0, len(tokens)),) if tokens else ()
+    spans = (VersionSpan(version, 0, len(tokens)),) if tokens else ()
     return Piece(tokens, text if decoded else None, [-float(token) for token in tokens], finish, spans)
 
 

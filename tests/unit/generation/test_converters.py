@@ -1,13 +1,12 @@
 from preceptor.api.common.v1 import text_pb2
 from preceptor.api.generation.v1 import generation_service_pb2 as pb
+from preceptor.common.completions import Sampling, VersionSpan
 from preceptor.generation import converters
 from preceptor.generation.types import (
     Completion,
     Conversation,
     Finish,
     Outcome,
-    Sampling,
-    Span,
     State,
     Status,
     TokenIds,
@@ -43,7 +42,9 @@ def test_kinds_of_prompts() -> None:
 
 
 def test_a_completion_survives_the_way_out_and_back() -> None:
-    completion = Completion([3, 4], "de", [-0.5, -1.5], Finish.HANDED_BACK, (Span(1, 0, 1), Span(2, 1, 2)))
+    completion = Completion(
+        [3, 4], "de", [-0.5, -1.5], Finish.HANDED_BACK, (VersionSpan(1, 0, 1), VersionSpan(2, 1, 2))
+    )
     answer = converters.outcome_to(Outcome("r", 1, [9], (completion,)), "run", "g0")
     assert answer.completions[0].finish_reason == text_pb2.FINISH_REASON_HANDED_BACK
     [back] = converters.command_from(pb.GenerateRequest(continue_from=answer.completions), None).continue_from

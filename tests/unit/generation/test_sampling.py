@@ -2,9 +2,10 @@ import math
 
 import pytest
 
+from preceptor.common.completions import Sampling
 from preceptor.common.errors import FailedPrecondition, InvalidInput
 from preceptor.generation import sampling
-from preceptor.generation.types import Limits, Sampling
+from preceptor.generation.types import Limits
 
 LIMITS = Limits(max_model_len=64, vocab_size=100, seeds=True)
 

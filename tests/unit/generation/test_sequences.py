@@ -2,9 +2,10 @@ import asyncio
 
 import pytest
 
+from preceptor.common.completions import Sampling, VersionSpan
 from preceptor.common.errors import InternalError, InvalidInput
 from preceptor.generation.sequences import SequenceRunner, check_prior
-from preceptor.generation.types import Completion, Finish, Sampling, Span
+from preceptor.generation.types import Completion, Finish
 from preceptor.generation.versions import VersionClock
 from tests.unit.generation.scripted import ScriptedSampler, piece
 
@@ -20,7 +21,7 @@ async def test_the_salt_names_run_and_version_at_admission() -> None:
     sequences, _ = runner(sampler, 4)
     completion = await sequences.run([1, 2], Sampling(max_tokens=5))
     assert sampler.calls == [([1, 2], Sampling(max_tokens=5), "run/4")]
-    assert completion == Completion([0, 1, 2], "abc", [0.0, -1.0, -2.0], Finish.STOP, (Span(4, 0, 3),))
+    assert completion == Completion([0, 1, 2], "abc", [0.0, -1.0, -2.0], Finish.STOP, (VersionSpan(4, 0, 3),))
 
 
 async def test_what_the_engine_let_go_of_is_admitted_anew_under_the_newest_version() -> None:
@@ -32,7 +33,7 @@ async def test_what_the_engine_let_go_of_is_admitted_anew_under_the_newest_versi
     await sampler.release_all()
     completion = await running
     assert [salt for _, _, salt in sampler.calls] == ["run/0", "run/1"]
-    assert completion.spans == (Span(1, 0, 1),)
+    assert completion.spans == (VersionSpan(1, 0, 1),)
 
 
 async def test_tokens_written_before_a_release_are_kept_and_not_asked_for_again() -> None:
@@ -42,29 +43,31 @@ async def test_tokens_written_before_a_release_are_kept_and_not_asked_for_again(
     assert sampler.calls[1][0] == [9, 0, 1]
     assert sampler.calls[1][1] == Sampling(max_tokens=2, min_tokens=1)
     assert completion.token_ids == [0, 1, 2, 3]
-    assert completion.spans == (Span(0, 0, 2), Span(1, 2, 4))
+    assert completion.spans == (VersionSpan(0, 0, 2), VersionSpan(1, 2, 4))
     assert completion.finish is Finish.LENGTH
 
 
 async def test_neighbouring_spans_of_one_version_become_one() -> None:
     sampler = ScriptedSampler(piece("ab", "abort", 3), piece("cd", "stop", 3))
     sequences, _ = runner(sampler, 3)
-    assert (await sequences.run([9], Sampling(max_tokens=9))).spans == (Span(3, 0, 4),)
+    assert (await sequences.run([9], Sampling(max_tokens=9))).spans == (VersionSpan(3, 0, 4),)
 
 
 async def test_a_prior_completion_is_continued_with_its_logprobs_and_spans() -> None:
-    prior = Completion([5, 6], "fg", [-0.5, -0.6], Finish.HANDED_BACK, (Span(1, 0, 2),))
+    prior = Completion([5, 6], "fg", [-0.5, -0.6], Finish.HANDED_BACK, (VersionSpan(1, 0, 2),))
     sampler = ScriptedSampler(piece("h", version=2))
     sequences, _ = runner(sampler, 2)
     completion = await sequences.run([9], Sampling(max_tokens=6), prior)
     assert sampler.calls == [([9, 5, 6], Sampling(max_tokens=4), "run/2")]
-    assert completion == Completion([5, 6, 7], "fgh", [-0.5, -0.6, -7.0], Finish.STOP, (Span(1, 0, 2), Span(2, 2, 3)))
+    assert completion == Completion(
+        [5, 6, 7], "fgh", [-0.5, -0.6, -7.0], Finish.STOP, (VersionSpan(1, 0, 2), VersionSpan(2, 2, 3))
+    )
 
 
 async def test_text_before_a_stop_string_is_the_engines() -> None:
     sampler = ScriptedSampler(piece("ab", decoded=True))
     sequences, _ = runner(sampler)
-    prior = Completion([2], "c", [-1.0], Finish.HANDED_BACK, (Span(0, 0, 1),))
+    prior = Completion([2], "c", [-1.0], Finish.HANDED_BACK, (VersionSpan(0, 0, 1),))
     assert (await sequences.run([9], Sampling(max_tokens=6, stop=("x",)), prior)).text == "cab"
 
 
@@ -83,19 +86,19 @@ async def test_a_request_that_the_engine_failed_on_is_an_error_and_not_tried_for
         await sequences.run([9], Sampling(max_tokens=4))
 
 
-GOOD = Completion([1, 2], "bc", [-1.0, -1.0], Finish.HANDED_BACK, (Span(0, 0, 1), Span(2, 1, 2)))
+GOOD = Completion([1, 2], "bc", [-1.0, -1.0], Finish.HANDED_BACK, (VersionSpan(0, 0, 1), VersionSpan(2, 1, 2)))
 
 
 @pytest.mark.parametrize(
     ("prior", "field"),
     [
-        (Completion([1, 2], "", [-1.0], spans=(Span(0, 0, 2),)), "c.sampling_logprobs"),
+        (Completion([1, 2], "", [-1.0], spans=(VersionSpan(0, 0, 2),)), "c.sampling_logprobs"),
         (Completion([1, 2], "", [-1.0, -1.0]), "c.version_spans"),
-        (Completion([1, 2], "", [-1.0, -1.0], spans=(Span(0, 0, 1),)), "c.version_spans"),
-        (Completion([1, 2], "", [-1.0, -1.0], spans=(Span(0, 0, 1), Span(1, 0, 2))), "c.version_spans"),
-        (Completion([1, 2], "", [-1.0, -1.0], spans=(Span(0, 0, 0), Span(1, 0, 2))), "c.version_spans"),
-        (Completion([1, 200], "", [-1.0, -1.0], spans=(Span(0, 0, 2),)), "c.token_ids"),
-        (Completion([1] * 9, "", [-1.0] * 9, spans=(Span(0, 0, 9),)), "c"),
+        (Completion([1, 2], "", [-1.0, -1.0], spans=(VersionSpan(0, 0, 1),)), "c.version_spans"),
+        (Completion([1, 2], "", [-1.0, -1.0], spans=(VersionSpan(0, 0, 1), VersionSpan(1, 0, 2))), "c.version_spans"),
+        (Completion([1, 2], "", [-1.0, -1.0], spans=(VersionSpan(0, 0, 0), VersionSpan(1, 0, 2))), "c.version_spans"),
+        (Completion([1, 200], "", [-1.0, -1.0], spans=(VersionSpan(0, 0, 2),)), "c.token_ids"),
+        (Completion([1] * 9, "", [-1.0] * 9, spans=(VersionSpan(0, 0, 9),)), "c"),
     ],
 )
 def test_a_broken_prior_completion_names_what_is_wrong(prior: Completion, field: str) -> None:

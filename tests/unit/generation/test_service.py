@@ -3,13 +3,14 @@ from typing import Any
 
 import pytest
 
+from preceptor.common.completions import Sampling, VersionSpan
 from preceptor.common.errors import FailedPrecondition, InvalidInput, Overloaded, Unavailable
 from preceptor.common.telemetry import BusyClock
 from preceptor.common.waiting import wait_until_aio
 from preceptor.generation.admission import Admission
 from preceptor.generation.engine import EngineDead, Piece
 from preceptor.generation.service import Drained, Generation, Identity
-from preceptor.generation.types import Command, Completion, Finish, Sampling, Span, State, TokenIds
+from preceptor.generation.types import Command, Completion, Finish, State, TokenIds
 from preceptor.generation.versions import VersionClock
 from tests.unit.generation.scripted import ScriptedSampler, piece
 
@@ -120,14 +121,14 @@ async def test_min_policy_version_is_waited_for_and_names_itself_when_late() -> 
 
 
 async def test_more_to_continue_than_completions_is_refused() -> None:
-    prior = Completion([1], "b", [-1.0], Finish.HANDED_BACK, (Span(0, 0, 1),))
+    prior = Completion([1], "b", [-1.0], Finish.HANDED_BACK, (VersionSpan(0, 0, 1),))
     with pytest.raises(InvalidInput) as error:
         await Rig().serve().generation.generate(command(continue_from=(prior, prior)))
     assert error.value.field == "continue_from"
 
 
 async def test_a_continuation_that_fills_the_context_is_refused() -> None:
-    prior = Completion([1] * 62, "", [-1.0] * 62, Finish.HANDED_BACK, (Span(0, 0, 62),))
+    prior = Completion([1] * 62, "", [-1.0] * 62, Finish.HANDED_BACK, (VersionSpan(0, 0, 62),))
     with pytest.raises(InvalidInput) as error:
         await Rig().serve().generation.generate(command(continue_from=(prior,), sampling=Sampling(max_tokens=63)))
     assert error.value.field == "continue_from[0]"
@@ -139,31 +140,31 @@ async def test_a_stream_ends_with_finish_and_spans() -> None:
     assert [list(delta.completion.token_ids) for delta in deltas] == [[], [0, 1], [2]]
     assert deltas[0].prompt_token_ids == [1, 2]
     assert [delta.completion.finish for delta in deltas] == [Finish.NOT_YET, Finish.NOT_YET, Finish.STOP]
-    assert deltas[1].completion.spans == (Span(0, 0, 2),)
-    assert deltas[-1].completion.spans == (Span(0, 0, 3),)
+    assert deltas[1].completion.spans == (VersionSpan(0, 0, 2),)
+    assert deltas[-1].completion.spans == (VersionSpan(0, 0, 3),)
 
 
 async def test_a_streams_deltas_carry_the_spans_of_all_tokens_so_far() -> None:
     pieces = (
-        Piece([0, 1], None, [-1.0, -1.0], None, (Span(0, 0, 2),)),
+        Piece([0, 1], None, [-1.0, -1.0], None, (VersionSpan(0, 0, 2),)),
         Piece([2], None, [-2.0], None),  # the engine does not know yet
-        Piece([3], None, [-3.0], "length", (Span(0, 0, 3), Span(1, 3, 4))),
+        Piece([3], None, [-3.0], "length", (VersionSpan(0, 0, 3), VersionSpan(1, 3, 4))),
     )
-    prior = Completion([9], "j", [-9.0], Finish.HANDED_BACK, (Span(0, 0, 1),))
+    prior = Completion([9], "j", [-9.0], Finish.HANDED_BACK, (VersionSpan(0, 0, 1),))
     rig = Rig(pieces).serve()
     deltas = [delta async for delta in rig.generation.stream(command(continue_from=(prior,), text_at_end=True))]
     assert [delta.completion.spans for delta in deltas] == [
-        (Span(0, 0, 1),),
-        (Span(0, 0, 3),),
+        (VersionSpan(0, 0, 1),),
+        (VersionSpan(0, 0, 3),),
         (),
-        (Span(0, 0, 4), Span(1, 4, 5)),
+        (VersionSpan(0, 0, 4), VersionSpan(1, 4, 5)),
     ]
     assert [delta.completion.text for delta in deltas] == ["j", "", "", "jabcd"]
     assert deltas[-1].completion.finish is Finish.LENGTH
 
 
 async def test_a_streamed_group_tells_its_completions_apart() -> None:
-    prior = Completion([9], "j", [-9.0], Finish.HANDED_BACK, (Span(0, 0, 1),))
+    prior = Completion([9], "j", [-9.0], Finish.HANDED_BACK, (VersionSpan(0, 0, 1),))
     rig = Rig(piece("ab"), piece("c"), piece("d", "length")).serve()
     deltas = [delta async for delta in rig.generation.stream(command(n=3, continue_from=(prior, prior)))]
     tokens: dict[int, list[int]] = {}
@@ -178,7 +179,7 @@ async def test_a_streamed_group_tells_its_completions_apart() -> None:
 
 
 async def test_a_streamed_group_hands_over_what_it_has_before_it_fails() -> None:
-    begun = Piece([0, 1], None, [-1.0, -1.0], None, (Span(0, 0, 2),))
+    begun = Piece([0, 1], None, [-1.0, -1.0], None, (VersionSpan(0, 0, 2),))
     rig = Rig(piece("c"), (begun, EngineDead())).serve()
     seen = []
     with pytest.raises(EngineDead):  # noqa: PT012  what came before the error is what matters

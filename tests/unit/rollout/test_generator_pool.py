@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from preceptor.common.completions import Sampling
 from preceptor.common.errors import DeadlineExceeded, InvalidInput, Overloaded, PreceptorError, Unavailable
 from preceptor.common.waiting import wait_until
 from preceptor.rollout.generator_pool import GeneratorPool
 from preceptor.rollout.retry import CircuitBreaker
-from preceptor.rollout.types import Deadline, Generator, Job, Prompt, Sampling
+from preceptor.rollout.types import Deadline, Generator, Job, Prompt
 
 A = Generator("a", "host:1", "run", policy_version=3)
 B = Generator("b", "host:2", "run", policy_version=3)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from preceptor.common.completions import Sampling, VersionSpan
 from preceptor.common.errors import InternalError, InvalidInput, Overloaded, PreceptorError, Unavailable
 from preceptor.rollout.drafts import StreamedGroup
 from preceptor.rollout.generator_pool import GeneratorPool
@@ -19,10 +20,8 @@ from preceptor.rollout.types import (
     ItemScore,
     Job,
     Prompt,
-    Sampling,
     Scoring,
     Stage,
-    VersionSpan,
 )
 
 GENERATORS = [Generator("a", "host:1", "run"), Generator("b", "host:2", "run", load=50)]

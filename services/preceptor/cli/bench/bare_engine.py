@@ -57,8 +57,8 @@ class BareWriter:
         """See streams.Write. The parameters are those that the server gives for the same request."""
         from vllm.inputs.engine import tokens_input
 
+        from preceptor.common.completions import Sampling
         from preceptor.generation.adapters.vllm_requests import parameters_of
-        from preceptor.generation.types import Sampling
 
         parameters = parameters_of(Sampling(max_tokens=load.tokens), piece_tokens=load.interval)
         async for output in self._llm.generate(tokens_input(prompt), parameters, f"{next(self._ids)}"):

@@ -19,6 +19,7 @@ from pydantic_settings import SettingsConfigDict
 from preceptor.api.generation.v1.generation_service_pb2_grpc import add_GenerationServiceServicer_to_server
 from preceptor.api.learner.v1.weights_pb2 import WeightManifest
 from preceptor.cli.bench.processes import Answering
+from preceptor.common.completions import Sampling, VersionSpan
 from preceptor.common.config import ServiceSettings, load_settings
 from preceptor.common.discovery import AsyncRegistry, Record
 from preceptor.common.interceptors import EdgeInterceptor
@@ -30,7 +31,7 @@ from preceptor.generation.admission import Admission
 from preceptor.generation.engine import OnPiece, Piece
 from preceptor.generation.server import GenerationServicer
 from preceptor.generation.service import Generation, Identity
-from preceptor.generation.types import Limits, Sampling, Span, State, Turn
+from preceptor.generation.types import Limits, State, Turn
 from preceptor.generation.versions import VersionClock
 
 _VOCABULARY = 8192
@@ -93,7 +94,7 @@ class WaitingEngine:
             version = self._clock.version
             await asyncio.sleep(count * self._settings.token_s * self._random.uniform(1 - jitter, 1 + jitter))
         written = [self._random.randrange(_VOCABULARY) for _ in range(count)]
-        piece = Piece(written, None, [-1.0] * count, "length", (Span(version, 0, count),))
+        piece = Piece(written, None, [-1.0] * count, "length", (VersionSpan(version, 0, count),))
         if on_piece is not None:
             on_piece(piece)
         return piece

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
+from preceptor.common.completions import Sampling
 from preceptor.feedback.canonical import body_value, candidate_value, prompt_value
 from preceptor.feedback.types import (
     AxisRating,
@@ -19,7 +20,6 @@ from preceptor.feedback.types import (
     Prompt,
     Ranking,
     RankingBody,
-    Sampling,
     Strength,
     TieGroups,
     Turn,

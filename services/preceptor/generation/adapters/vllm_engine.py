@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preceptor.common.completions import Sampling, VersionSpan
 from preceptor.common.errors import FailedPrecondition
 from preceptor.generation.adapters.codec import TokenizerCodec
 from preceptor.generation.adapters.start_method import start_fork_server, use_fork_server
 from preceptor.generation.adapters.vllm_env import Build
 from preceptor.generation.adapters.vllm_requests import collect, parameters_of
 from preceptor.generation.engine import EngineDead, LoadError, OnPiece, Piece
-from preceptor.generation.types import Limits, Sampling, Span
+from preceptor.generation.types import Limits
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -179,13 +180,13 @@ class VllmEngine:
         # The engine says "" for what it did not decode.
         return piece if parameters.detokenize else replace(piece, text=None)
 
-    def _spans_so_far(self, request_id: str, tokens: int) -> tuple[Span, ...]:
+    def _spans_so_far(self, request_id: str, tokens: int) -> tuple[VersionSpan, ...]:
         """The versions of the first `tokens` tokens of a request; none once vLLM has forgotten it."""
         processor = self._alive().output_processor
         states = [processor.request_states.get(name) for name in processor.external_req_ids.get(request_id, ())]
         starts: Any = next((state.weight_version_starts for state in states if state is not None), [])
         ends = [begin for _, begin in starts[1:]] + [tokens]
-        spans = [Span(int(v), begin, min(end, tokens)) for (v, begin), end in zip(starts, ends, strict=False)]
+        spans = [VersionSpan(int(v), begin, min(end, tokens)) for (v, begin), end in zip(starts, ends, strict=False)]
         return tuple(span for span in spans if span.begin < span.end)
 
     async def release_all(self) -> int:

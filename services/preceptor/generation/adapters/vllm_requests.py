@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from preceptor.common.completions import Sampling, VersionSpan
 from preceptor.common.errors import InvalidInput
 from preceptor.generation.engine import EngineDead, OnPiece, Piece
-from preceptor.generation.types import Sampling, Span
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -52,7 +52,7 @@ def parameters_of(sampling: Sampling, *, piece_tokens: int | None, decode: bool 
 async def collect(
     outputs: AsyncGenerator[RequestOutput, None],
     on_piece: OnPiece | None,
-    spans_so_far: Callable[[int], tuple[Span, ...]] = lambda tokens: (),
+    spans_so_far: Callable[[int], tuple[VersionSpan, ...]] = lambda tokens: (),
 ) -> Piece:
     """Returns the whole of what a request wrote. See Sampler.sample.
 
@@ -81,7 +81,7 @@ async def collect(
 
 def _piece(output: RequestOutput) -> Piece:
     completion = output.outputs[0]
-    spans = tuple(Span(int(span.version), span.start, span.end) for span in completion.weight_versions or ())
+    spans = tuple(VersionSpan(int(span.version), span.start, span.end) for span in completion.weight_versions or ())
     logprobs: Any = completion.logprobs
     return Piece(
         token_ids=list(completion.token_ids),
