@@ -52,7 +52,7 @@ def test_groups_are_written_by_vllm_and_scored_by_a_reward_model_across_a_killed
     with generator.process:
         generator.process.wait_ready(180)
         for index in range(24):
-            sampling = text_pb2.SamplingParameters(max_tokens=300, temperature=1.0)
+            sampling = text_pb2.SamplingParameters(max_tokens=250, temperature=1.0)
             stack.send(index, deadline_s=200, reward_model="rm", sampling=sampling)
         stack.wait_for(3, 60)
         generator.process.kill()
