@@ -14,6 +14,13 @@ from preceptor.clients.reward import RewardClient
 from tests.integration.generation.support import Generator, policies
 from tests.integration.rollout.conftest import Stack
 from tests.support.models import build_reward_model
+from tests.support.waiting import wait_until
+
+
+def counted(stack: Stack, metric: str) -> float:
+    """A counter of the worker, 0 before its first count."""
+    rows = [line for line in stack.worker.http("/metrics")[1].splitlines() if line.startswith(f"{metric} ")]
+    return float(rows[0].rpartition(" ")[2]) if rows else 0.0
 
 
 def check_logprobs(policy: Path, groups: list[rollout_pb2.RolloutGroup]) -> None:
@@ -54,13 +61,13 @@ def test_groups_are_written_by_vllm_and_scored_by_a_reward_model_across_a_killed
         for index in range(24):
             sampling = text_pb2.SamplingParameters(max_tokens=250, temperature=1.0)
             stack.send(index, deadline_s=200, reward_model="rm", sampling=sampling)
-        stack.wait_for(3, 60)
+        # Eight groups of four at a time: each completion has streamed some pieces, and none can be at its end.
+        wait_until(lambda: counted(stack, "preceptor_rollout_streamed_tokens_total") > 2200, 60, "tokens to come")
         generator.process.kill()
         generator.process.start().wait_ready(180)
         groups = stack.wait_for(24, 120)
-    page = stack.worker.http("/metrics")[1]
-    reclaimed = page.split('preceptor_rollout_continued_tokens_total{cause="reclaimed"} ')[1].split()[0]
-    assert float(reclaimed) >= 64, "what the killed generator had streamed was continued"
+    reclaimed = counted(stack, 'preceptor_rollout_continued_tokens_total{cause="reclaimed"}')
+    assert reclaimed >= 1000, "what the killed generator had streamed was continued"
     check_logprobs(policy, groups)
     assert [group.failure for group in groups if group.HasField("failure")] == []
     for group in groups:

@@ -8,6 +8,7 @@ from preceptor.clients.generation import GenerationClient
 from preceptor.clients.reward import RewardClient
 from preceptor.common.discovery import KIND_GENERATION, KIND_LEARNER, Registry
 from preceptor.common.errors import PreceptorError
+from preceptor.common.telemetry import counter
 from preceptor.rollout.converters import (
     add_response,
     generate_request,
@@ -20,6 +21,7 @@ from preceptor.rollout.drafts import StreamedGroup
 from preceptor.rollout.types import Completion, Generation, Generator, Job, Scoring
 
 _PROBE_TIMEOUT_S = 2.0
+_streamed = counter("preceptor_rollout_streamed_tokens_total", "Tokens that came before their group was complete.")
 
 
 class Generators:
@@ -69,6 +71,7 @@ class Generators:
         asked = generation_pb.GenerateStreamRequest(request=request, delta_tokens=self._stream_tokens, text_at_end=True)
         for response in client.generate_stream(asked, timeout_s=timeout_s):
             add_response(streamed, response)
+            _streamed.inc(len(response.delta.token_ids))
         return streamed.generation(n)
 
     def _client(self, address: str) -> GenerationClient:
