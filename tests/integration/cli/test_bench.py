@@ -116,12 +116,10 @@ def test_a_bench_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_pipeline_with_simulated_generators(tmp_path: Path) -> None:
-    load = ("--part", "simulated", "--generators", "2", "--generators", "4", "--seconds", "3", "--token-s", "0.002")
+    load = ("--part", "simulated", "--generators", "2", "--seconds", "2", "--token-s", "0.002")
     _, figures = bench("pipeline", *load, tmp_path=tmp_path)
-    for count in (2, 4):
-        assert figures[f"control_{count}.rate"] > 0
-        assert figures[f"control_{count}.failed"] == 0
-        parts = [figures[f"control_{count}.{part}"] for part in ("pump", "rollout", "redis")]
-        assert min(parts) > 0
-        assert figures[f"control_{count}.per_rollout"] == pytest.approx(sum(parts))
-    assert figures["control_cost.largest_over_smallest"] > 0
+    assert figures["control_2.rate"] > 0
+    assert figures["control_2.failed"] == 0
+    parts = [figures[f"control_2.{part}"] for part in ("pump", "rollout", "redis")]
+    assert min(parts) > 0
+    assert figures["control_2.per_rollout"] == pytest.approx(sum(parts))

@@ -7,7 +7,7 @@ from preceptor.cli.bench.pipeline_real import Cores, Phase, Shape, calibrated, p
 from preceptor.cli.bench.pipeline_simulated import ControlCost
 from preceptor.common.errors import FailedPrecondition, InternalError
 
-SHAPE = Shape(batch_size=32, epochs=1, tokens=64)
+SHAPE = Shape(width=8, epochs=1, tokens=64)
 
 
 def rows(*waits: float, seconds: float = 2.0) -> list[dict[str, Any]]:
@@ -45,20 +45,21 @@ def test_one_core_cannot_be_shared_out() -> None:
         split_cores([0])
 
 
-def test_epochs_and_then_the_batch_make_both_sides_cost_the_same() -> None:
+def test_epochs_and_then_the_width_make_both_sides_cost_the_same() -> None:
     # The generator takes 2 s for a batch; the learner 0.2 s and 0.5 s per epoch.
     one, three = Phase(2.7, 2.0, 32), Phase(3.7, 2.0, 32)
-    assert calibrated(one, three, SHAPE) == Shape(batch_size=28, epochs=4, tokens=64)
+    assert calibrated(one, three, SHAPE) == Shape(width=7, epochs=4, tokens=64)
 
 
-def test_a_learner_that_costs_more_with_one_epoch_gets_a_smaller_batch() -> None:
+def test_a_learner_that_costs_more_with_one_epoch_gets_a_narrower_batch() -> None:
     one, three = Phase(3.0, 1.0, 32), Phase(5.0, 1.0, 32)
-    assert calibrated(one, three, SHAPE) == Shape(batch_size=16, epochs=1, tokens=64)
+    assert calibrated(one, three, SHAPE) == Shape(width=4, epochs=1, tokens=64)
 
 
 def test_a_batch_is_scaled_in_whole_groups_and_never_to_nothing() -> None:
     assert scaled(SHAPE, 1.2).batch_size == 40
     assert scaled(SHAPE, 0.01).batch_size == 4
+    assert all(scaled(SHAPE, factor / 10).batch_size % 4 == 0 for factor in range(1, 40))
 
 
 def test_streaming_is_compared_round_by_round() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -21,7 +21,7 @@ _SPEEDUP_AT_LEAST = 1.6
 _WAITING_AT_MOST = 0.05
 _COST_RATIO = (0.8, 1.2)
 _SURPLUS = 1.2
-_FIRST_BATCH = 32
+_FIRST_WIDTH = 8
 _CALIBRATION_STEPS = 4
 
 
@@ -41,10 +41,10 @@ class Real:
 @click.option("--part", type=click.Choice(["all", "real", "simulated"]), default="all", show_default=True)
 @click.option("--steps", type=click.IntRange(2), default=16, show_default=True, help="That count, of each phase.")
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Of both modes.")
-@click.option("--tokens", type=click.IntRange(8, 512), default=128, show_default=True, help="Of a completion.")
+@click.option("--tokens", type=click.IntRange(8, 512), default=64, show_default=True, help="Of a completion.")
 @click.option("--max-staleness", type=click.IntRange(1), default=2, show_default=True, help="Of the streaming mode.")
-@click.option("--hidden", type=click.IntRange(64), default=256, show_default=True, help="The policy's width.")
-@click.option("--layers", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--hidden", type=click.IntRange(64), default=128, show_default=True, help="The policy's width.")
+@click.option("--layers", type=click.IntRange(1), default=2, show_default=True)
 @click.option(
     "--generators", type=click.IntRange(1, 500), multiple=True, default=(10, 100), show_default=True, help="Simulated."
 )
@@ -76,7 +76,7 @@ def pipeline(
     settings |= {"learner_cores": format_cores(list(cores.learner)), "max_staleness": max_staleness}
     if part != "simulated":
         real, parameters = measure_real(
-            cores, Shape(_FIRST_BATCH, 1, tokens), hidden, layers, steps, rounds, max_staleness
+            cores, Shape(_FIRST_WIDTH, 1, tokens), hidden, layers, steps, rounds, max_staleness
         )
         figures += real_figures(real)
         settings |= {"parameters": parameters, "shape": str(real.shape), "surplus_shape": str(real.surplus_shape)}
@@ -101,8 +101,8 @@ def measure_real(
         folder = Path(name)
         parameters = build_policy(folder / "model", hidden=hidden, layers=layers)
         with real_parts(folder) as light:
-            run = RealRun(folder, light, folder / "model", "bench-calibration", cores)
-            shape = _calibrate(run, first)
+            shape = _rough(RealRun(folder, light, folder / "model", "bench-rough", cores), first)
+            shape = _fine(RealRun(folder, light, folder / "model", "bench-fine", cores), shape)
             step(bar, "both modes")
             run = RealRun(folder, light, folder / "model", "bench-equal", cores)
             synchronous, streaming = _both_modes(run, shape, steps, rounds, max_staleness)
@@ -110,25 +110,33 @@ def measure_real(
             latest = synchronous[-1]
             slower = scaled(shape, _SURPLUS * latest.wait_s / latest.work_s)
             run = RealRun(folder, light, folder / "model", "bench-surplus", cores)
-            with run.generator(slower.batch_size):
+            with run.generator(slower):
                 before = run.phase(slower, max_staleness=0, steps=max(2, steps // 2))
                 after = run.phase(slower, max_staleness=max_staleness, steps=steps)
             step(bar, "done")
     return Real(shape, synchronous, streaming, slower, before, after), parameters
 
 
-def _calibrate(run: RealRun, first: Shape) -> Shape:
-    with run.generator(first.batch_size):
+def _rough(run: RealRun, first: Shape) -> Shape:
+    """The shape of equal cost, from what an epoch costs."""
+    with run.generator(first):
         one = run.phase(first, max_staleness=0, steps=_CALIBRATION_STEPS)
-        three = run.phase(Shape(first.batch_size, 3, first.tokens), max_staleness=0, steps=_CALIBRATION_STEPS)
+        three = run.phase(replace(first, epochs=3), max_staleness=0, steps=_CALIBRATION_STEPS)
     return calibrated(one, three, first)
+
+
+def _fine(run: RealRun, shape: Shape) -> Shape:
+    """The same, corrected by what it costs indeed."""
+    with run.generator(shape):
+        phase = run.phase(shape, max_staleness=0, steps=_CALIBRATION_STEPS)
+    return scaled(shape, phase.wait_s / phase.work_s)
 
 
 def _both_modes(
     run: RealRun, shape: Shape, steps: int, rounds: int, max_staleness: int
 ) -> tuple[list[Phase], list[Phase]]:
     synchronous, streaming = [], []
-    with run.generator(shape.batch_size):
+    with run.generator(shape):
         for _ in range(rounds):
             synchronous.append(run.phase(shape, max_staleness=0, steps=steps))
             streaming.append(run.phase(shape, max_staleness=max_staleness, steps=steps))

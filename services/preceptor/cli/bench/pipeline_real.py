@@ -19,6 +19,7 @@ from preceptor.common.errors import FailedPrecondition, InternalError
 from preceptor.common.waiting import wait_until
 
 GROUP = 4
+_TURNS = 4
 SKIPPED = 4
 """Steps of each phase that fill the pipeline and do not count."""
 _RUN_TIMEOUT_S = 420.0
@@ -48,11 +49,19 @@ def split_cores(cores: Sequence[int]) -> Cores:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a step does. The generator's cost goes with `tokens`, the learner's with `batch_size` and `epochs`."""
+    """What a step does.
 
-    batch_size: int
+    The generator writes a batch in 4 turns of `width` completions each. A turn of few completions costs about the same
+    whatever their number, and the learner's step is in proportion to it: `width` and `epochs` set the two in relation.
+    """
+
+    width: int
     epochs: int
     tokens: int
+
+    @property
+    def batch_size(self) -> int:
+        return _TURNS * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,7 @@ class RealRun:
         folder: for everything the run writes.
         light: Redis, reward server and rollout worker.
         model: the policy's folder.
-        run_id: of the run; batch_size is fixed for all its phases.
+        run_id: of the run; its shape's width is the same in all phases.
         cores: of the two sides, the same in both modes.
     """
 
@@ -93,12 +102,12 @@ class RealRun:
         self._steps = 0
 
     @contextmanager
-    def generator(self, batch_size: int) -> Iterator[None]:
-        """The run's generator, which writes a batch at a time at most: in both modes it works at the same width."""
+    def generator(self, shape: Shape) -> Iterator[None]:
+        """The run's generator: it works at the same width in both modes."""
         settings = {
             **self._common(self._cores.generator),
             "run_id": self._run_id,
-            "max_num_seqs": max(8, batch_size),
+            "max_num_seqs": shape.width,
             "max_model_len": CONTEXT_TOKENS,
             "kv_cache_gib": 1.0,
             "watch_interval_s": 0.2,
@@ -187,8 +196,8 @@ def calibrated(one: Phase, three: Phase, shape: Shape, *, learner_over_generator
 
 
 def scaled(shape: Shape, factor: float) -> Shape:
-    """The shape with so many times its batch, in whole groups."""
-    return replace(shape, batch_size=max(GROUP, GROUP * round(shape.batch_size * factor / GROUP)))
+    """The shape with so many times its width."""
+    return replace(shape, width=max(1, round(shape.width * factor)))
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def _config(folder: Path, generators: int) -> dict[str, Any]:
         "model": str(folder),  # never opened
         "prompts": {"items": [f"prompt {index}: say something of no use" for index in range(64)]},
         "reward": {"name": "bench"},
-        "batch_size": generators * _SEQUENCES // _BATCH_SHARE,
+        "batch_size": _GROUP * max(1, generators * _SEQUENCES // (_GROUP * _BATCH_SHARE)),
         "group_size": _GROUP,
         "total_steps": 1_000_000,
         "in_flight": "fixed",
