@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import google_crc32c
 from google.protobuf.message import DecodeError
 
 from preceptor.api.learner.v1.weight_service_pb2 import FetchWeightsResponse
@@ -24,9 +23,9 @@ class Chunk:
     size_bytes: int
 
 
-def encode_chunk(offset: int, data: bytes, size: int) -> bytes:
-    """Returns a serialised FetchWeightsResponse with its checksum."""
-    head = FetchWeightsResponse(offset_bytes=offset, crc32c=google_crc32c.value(data), size_bytes=size)
+def encode_chunk(offset: int, data: bytes | bytearray, crc32c: int, size: int) -> bytes:
+    """Returns a serialised FetchWeightsResponse."""
+    head = FetchWeightsResponse(offset_bytes=offset, crc32c=crc32c, size_bytes=size)
     return b"".join((head.SerializeToString(), bytes((_DATA,)), _varint(len(data)), data))
 
 

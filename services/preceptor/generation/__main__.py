@@ -144,7 +144,7 @@ def run_parts(
     store = ArtifactStore(settings.artifacts_url, cache_dir=downloads)
     source = PolicyStore(store, settings.run_id)
     spares = SpareFiles(staging.path)
-    grpc = GrpcFetcher(spares, idle_timeout_s=settings.fetch_idle_timeout_s)
+    grpc = GrpcFetcher(spares, settings.fetch_streams, idle_timeout_s=settings.fetch_idle_timeout_s)
     fetchers: list[WeightFetcher] = [ShmFetcher(), grpc, StoreFetcher(store, downloads)]
     stager = PolicyStager(settings.run_id, fetchers, staging.path, source.manifest, spares)
     drop_kv = settings.kv_policy == "recompute"

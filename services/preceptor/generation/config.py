@@ -54,6 +54,12 @@ class GenerationSettings(ServiceSettings):
         description="KV of completions in progress when a new version comes into force: keep = they go on with what "
         "older versions computed; recompute = they are preempted and compute it anew with the new weights",
     )
+    fetch_streams: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="connections to the learner at a time; more where one does not fill the line",
+    )
     fetch_idle_timeout_s: float = Field(
         15.0, gt=0, description="without a byte from the learner, after which a version is fetched from the store"
     )

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from preceptor.api.generation.v1 import generation_service_pb2 as pb
@@ -59,6 +60,13 @@ def greedy(generator: Generator, prompt: list[int], tokens: int = 48) -> tuple[l
     return list(completion.token_ids), logprobs, {span.policy_version for span in completion.version_spans}
 
 
+def mapped_by(generator: Generator, folder: Path) -> list[str]:
+    """Files of a folder that a generator's processes have in their memory."""
+    service = psutil.Process(generator.process.pid)
+    maps = [Path(f"/proc/{each.pid}/maps").read_text() for each in [service, *service.children(recursive=True)]]
+    return [line for text in maps for line in text.splitlines() if str(folder) in line]
+
+
 @pytest.mark.slow
 def test_twenty_deltas_in_flight_end_where_a_fresh_engine_starts(tmp_path: Path, redis_process: RedisProcess) -> None:
     rng = random.Random(0)
@@ -106,6 +114,7 @@ def test_twenty_deltas_in_flight_end_where_a_fresh_engine_starts(tmp_path: Path,
         for writer in writers:
             writer.join(120)
         after = [greedy(taking, prompt) for prompt in prompts]
+        assert not mapped_by(taking, tmp_path / "shm"), "the next version is written into files of overtaken ones"
         taking.client.close()
     assert set(range(1, DELTAS)) <= set().union(*during), "every version wrote something"
     assert any(len(versions) > 1 for versions in during), "completions ran through updates"

@@ -73,7 +73,7 @@ class Generator:
         self.folder = folder
         self.versions = Versions(store, RUN)
         spares = SpareFiles(folder.parent / f"{folder.name}-spares")
-        self.grpc = GrpcFetcher(spares)
+        self.grpc = GrpcFetcher(spares, streams=2)
         fetchers = [ShmFetcher(), self.grpc, StoreFetcher(store, folder / "downloads")]
         self.stager = PolicyStager(RUN, fetchers, folder, self.versions.manifest, spares)
 
@@ -226,7 +226,7 @@ def without_store(manifest: WeightManifest) -> WeightManifest:
 
 def test_several_streams_bring_every_file(served: tuple[Learner, BackgroundServer], tmp_path: Path) -> None:
     learner, _ = served
-    learner.model = Weights(elements=8_000_000)  # 48 MB: as many streams as there may be
+    learner.model = Weights(elements=8_000_000)  # 48 MB: several ranges
     manifest = learner.publish()
     generator = Generator(learner.store, tmp_path / "generator")
     staged = generator.stager.stage(without_store(manifest))

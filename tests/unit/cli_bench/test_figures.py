@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from preceptor.cli.bench import feedback, generation, reward
+from preceptor.cli.bench import feedback, generation, reward, weights, weights_chain
 from preceptor.cli.bench.feedback_load import Taken
 from preceptor.cli.bench.report import Figure
 from preceptor.cli.bench.streams import StreamLoad, Streams, measure
+from preceptor.cli.bench.weights_stall import Stall
 
 
 def by_name(figures: Sequence[Figure]) -> dict[str, Figure]:
@@ -93,3 +94,25 @@ def test_a_load_counts_tokens_deltas_and_first_tokens(at_once: bool) -> None:
     assert len(taken.first_s) == 4
     assert min(taken.first_s) >= 0.01
     assert most == (4 if at_once else 1)
+
+
+def test_transports_are_compared_round_by_round_and_the_stall_less_its_copy() -> None:
+    rounds = {"shm": 2.0, "memcpy": 3.0, "grpc": 2.0, "tcp": 1.0, "bare_tcp": 0.5, "store": 1.0}
+    taken = {name: [seconds, 3 * seconds, seconds] for name, seconds in rounds.items()}
+    figures = by_name([*weights._transport_figures(taken, 10**9), *weights._stall_figures(Stall(1, 0.2, 0.06, 0.4, 7))])
+    assert figures["shm_over_memcpy"].value == pytest.approx(1.5)
+    assert figures["grpc_over_tcp"].value == pytest.approx(0.5)
+    assert figures["grpc_over_bare_tcp"].value == pytest.approx(0.25)
+    assert figures["grpc_over_bare_tcp"].goal is None
+    assert figures["stall_beyond_copy"].value == pytest.approx(140)
+    assert figures["stall_beyond_copy"].holds
+
+
+def test_the_plain_tcp_chain_carries_and_verifies_every_byte() -> None:
+    data = memoryview(bytes(range(256)) * 20_000)
+    buffer = bytearray(len(data))
+    with weights_chain.tcp_sender(data) as port:
+        weights_chain.tcp_verified(port, buffer, weights_chain.digest_of(data))
+        assert buffer == data
+        with pytest.raises(ConnectionError, match="other bytes"):
+            weights_chain.tcp_verified(port, buffer, weights_chain.digest_of(data[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,12 @@ from preceptor.clients.learner import WeightClient
 from preceptor.common.channels import sync_channel
 from preceptor.common.errors import Cancelled, DataLoss, DeadlineExceeded, PreceptorError, Unavailable
 from preceptor.common.telemetry import get_logger
-from preceptor.common.weight_chunks import CHUNK_BYTES, Chunk
+from preceptor.common.weight_chunks import Chunk
 from preceptor.generation.adapters.spares import SpareFiles
 
 log = get_logger(__name__)
 _TRIES = 3  # in a row without a byte of progress
-_MIN_STREAM_BYTES = 8 * 1024 * 1024
+_RANGE_BYTES = 32 * 1024 * 1024
 _WATCH_S = 0.25
 # Streams of one connection share its flow control and its thread: each gets a connection of its own. A chunk is one
 # HTTP/2 frame, not 64.
@@ -50,7 +51,7 @@ class GrpcFetcher:
     def __init__(
         self,
         spares: SpareFiles,
-        streams: int = 2,
+        streams: int = 1,
         timeout_s: float = 600.0,
         idle_timeout_s: float = 15.0,
     ) -> None:
@@ -66,15 +67,13 @@ class GrpcFetcher:
             raise Unavailable(f"policy version {manifest.policy_version} was published without a list of files")
         with ExitStack() as stack:
             target = _Files(manifest, folder, self._spares, stack)
-            addresses = source.uri.split(",")
-            ranges = _ranges(size, max(self._streams, len(addresses) - 1))
-            pool = stack.enter_context(ThreadPoolExecutor(len(ranges), thread_name_prefix="fetch"))
             progress = stack.enter_context(_watched(self._idle_timeout_s))
-            fetching = [
-                pool.submit(_Stream(manifest, _from(addresses, i), target, progress, self._timeout_s).fetch, begin, end)
-                for i, (begin, end) in enumerate(ranges)
-            ]
-            for each in fetching:
+            workers = max(1, min(self._streams, size // _RANGE_BYTES))
+            pool = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="fetch"))
+            ranges, lock = _ranges(size), threading.Lock()
+            addresses = _Addresses(source.uri.split(","))
+            streams = [_Stream(manifest, addresses, target, progress, self._timeout_s) for _ in range(workers)]
+            for each in [pool.submit(stream.fetch_all, ranges, lock) for stream in streams]:
                 each.result()
 
 
@@ -133,12 +132,12 @@ class _Client:
 
 
 class _Stream:
-    """One range of a version's bytes, on a connection of its own."""
+    """Fetches one range after the other, each from the next address, on connections of its own."""
 
     def __init__(
         self,
         manifest: WeightManifest,
-        addresses: Sequence[str],
+        addresses: _Addresses,
         target: _Files,
         progress: _Progress,
         timeout_s: float,
@@ -148,28 +147,41 @@ class _Stream:
         self._target = target
         self._progress = progress
         self._timeout_s = timeout_s
+        self._clients: dict[str, _Client] = {}
 
-    def fetch(self, begin: int, end: int) -> None:
+    def fetch_all(self, ranges: Iterator[tuple[int, int]], lock: threading.Lock) -> None:
+        """Returns once no range is left."""
+        try:
+            while True:
+                with lock:
+                    begin, end = next(ranges, (0, 0))
+                if begin == end:
+                    return
+                self._fetch(begin, end)
+        finally:
+            for client in self._clients.values():
+                client.cut()
+
+    def _fetch(self, begin: int, end: int) -> None:
         """Returns once the range is there. A stream that breaks is resumed where it broke, from the next address."""
-        at, tries, addresses = begin, 0, itertools.cycle(self._addresses)
+        at, tries = begin, 0
         while at < end:
             before = at
+            address = self._addresses.learner if tries + 1 == _TRIES else self._addresses.next()
             try:
-                at = self._from_one(next(addresses), at, end)
+                at = self._receive(self._client(address).weights, at, end)
             except _Broken as broken:
                 at = broken.at
                 tries = 1 if at > before else tries + 1
-                if tries >= max(_TRIES, len(self._addresses)) or self._progress.failed is not None:
+                if tries >= _TRIES or self._progress.failed is not None:
                     raise (self._progress.failed or broken.why) from broken
                 log.info("a weight stream is resumed", at=at, of=end, error=broken.why.message)
 
-    def _from_one(self, address: str, at: int, end: int) -> int:
-        client = _Client(address)
-        self._progress.add(client)
-        try:
-            return self._receive(client.weights, at, end)
-        finally:
-            client.cut()
+    def _client(self, address: str) -> _Client:
+        if address not in self._clients:
+            self._clients[address] = _Client(address)
+            self._progress.add(self._clients[address])
+        return self._clients[address]
 
     def _receive(self, client: WeightClient, at: int, end: int) -> int:
         request = FetchWeightsRequest(
@@ -236,15 +248,18 @@ def _check(chunk: Chunk, manifest: WeightManifest, at: int, end: int, size: int)
         raise DataLoss(f"{named}: the chunk at byte {at} has another checksum than it was sent with")
 
 
-def _from(addresses: Sequence[str], index: int) -> Sequence[str]:
-    """Where stream `index` asks first, and whom after that. The last address, the learner itself, only helps out."""
-    beside = len(addresses) - 1 or 1
-    first = index % beside
-    return [*addresses[first:beside], *addresses[:first], *addresses[beside:]]
+class _Addresses:
+    """Those beside the learner in turn, beginning anywhere; the learner itself, which is the last, helps out."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self.learner = addresses[-1]
+        self._beside = addresses[:-1] or addresses
+        self._turn = itertools.count(random.randrange(len(self._beside)))
+
+    def next(self) -> str:
+        """Threads may share it."""
+        return self._beside[next(self._turn) % len(self._beside)]
 
 
-def _ranges(size: int, streams: int) -> list[tuple[int, int]]:
-    """Ranges of about one length, that begin where a chunk does."""
-    streams = max(1, min(streams, size // _MIN_STREAM_BYTES))
-    edges = [size * i // streams // CHUNK_BYTES * CHUNK_BYTES for i in range(streams)]
-    return list(itertools.pairwise([*edges, size]))
+def _ranges(size: int) -> Iterator[tuple[int, int]]:
+    return ((begin, min(size, begin + _RANGE_BYTES)) for begin in range(0, size, _RANGE_BYTES))

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import google_crc32c
+import numpy as np
+
 from preceptor.common.errors import DataLoss, InvalidInput, NotFound
 from preceptor.common.weight_chunks import CHUNK_BYTES, encode_chunk
 
@@ -114,7 +117,8 @@ class _Reader:
             if not wait:
                 return None
             raise DataLoss("a stored file became shorter while it was read")
-        chunk = encode_chunk(offset, bytes(data), self._size)
+        crc32c = google_crc32c.value(np.frombuffer(data, np.uint8))  # it takes no bytearray
+        chunk = encode_chunk(offset, data, crc32c, self._size)
         self._recent.put(key, chunk)
         return chunk
 
