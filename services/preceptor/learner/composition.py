@@ -46,6 +46,7 @@ from preceptor.learner.run_configs.rl import RlConfig
 from preceptor.learner.run_parts import RunParts
 from preceptor.learner.server import WeightFeed
 from preceptor.learner.service import RlRun
+from preceptor.learner.settings import LiveSettings
 from preceptor.learner.training.export import prepare
 from preceptor.learner.training.metrics_log import MetricsLog, read_metrics
 from preceptor.learner.training.perf import PerfMeter
@@ -158,11 +159,18 @@ def _live(
     stream = RolloutStream(settings.redis_url, config.run_id, group_size=config.group_size)
     sender = CollectSender(config, order, settings.redis_url)
     return _Sources(
-        build_pump(config, stream, sender, checkpoint),
+        build_pump(_as_changed(config, checkpoint), stream, sender, checkpoint),
         one_reward_model=lambda batch: link.one_reward_model(batch, gateway),
         retire=lambda: _quietly(stream.retire),
         close=lambda: _close(gateway, sender, stream),
     )
+
+
+def _as_changed(config: RlConfig, checkpoint: LoadedCheckpoint | None) -> RlConfig:
+    """With the settings that were changed before the checkpoint: the pump's bounds are those of what is in flight."""
+    live = LiveSettings(config)
+    live.restore({} if checkpoint is None else checkpoint.state.get("settings", {}))
+    return live.config
 
 
 def _replayed(config: RlConfig, checkpoint: LoadedCheckpoint | None, path: str) -> _Sources:
