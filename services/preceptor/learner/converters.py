@@ -107,6 +107,7 @@ def _experience(group: rollout_pb2.RolloutGroup, rollout: rollout_pb2.Rollout) -
         score=rollout.score,
         finished=completion.finish_reason == text_pb2.FINISH_REASON_STOP,
         reward_model_version=group.reward_model_version,
+        token_rewards=tuple(rollout.token_rewards),
     )
 
 
@@ -139,6 +140,10 @@ def _problem(rollout: rollout_pb2.Rollout) -> str:
         return f"{where} has a sampling_logprob that is not finite"
     if not _covers(completion.version_spans, tokens):
         return f"{where}: version_spans do not cover its {tokens} tokens"
+    if len(rollout.token_rewards) not in (0, tokens):
+        return f"{where} has {len(rollout.token_rewards)} token_rewards for {tokens} tokens"
+    if not all(math.isfinite(value) for value in rollout.token_rewards):
+        return f"{where} has a token_reward that is not finite"
     return "" if math.isfinite(rollout.score) else f"{where}: score {rollout.score} is not finite"
 
 

@@ -25,9 +25,9 @@ def rollout(index: int = 0, **changes) -> rollout_pb2.Rollout:
             text_pb2.VersionSpan(policy_version=2, begin=2, end=3),
         ],
     }
-    score = changes.pop("score", 0.5)
+    own = {"score": changes.pop("score", 0.5), "token_rewards": changes.pop("token_rewards", [])}
     return rollout_pb2.Rollout(
-        rollout_id=f"r/4/1/{index}", completion=text_pb2.Completion(**{**completion, **changes}), score=score
+        rollout_id=f"r/4/1/{index}", completion=text_pb2.Completion(**{**completion, **changes}), **own
     )
 
 
@@ -55,6 +55,11 @@ def test_rollouts_become_experiences_with_their_version_spans():
     assert (first.score, first.reward_model_version, first.group_id) == (0.5, 3, "r/4")
 
 
+def test_rewards_of_single_tokens_come_through():
+    result = group_result("1-1", group(rollout(0, token_rewards=[0.5, 0.0, -2.0]), rollout(1)), group_size=2)
+    assert [e.token_rewards for e in result.experiences] == [(0.5, 0.0, -2.0), ()]
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
@@ -64,6 +69,8 @@ def test_rollouts_become_experiences_with_their_version_spans():
         ({"version_spans": [text_pb2.VersionSpan(policy_version=1, begin=0, end=2)]}, "do not cover its 3 tokens"),
         ({"version_spans": [text_pb2.VersionSpan(policy_version=1, begin=1, end=3)]}, "do not cover its 3 tokens"),
         ({"score": float("nan")}, "score nan is not finite"),
+        ({"token_rewards": [0.5]}, "1 token_rewards for 3 tokens"),
+        ({"token_rewards": [0.5, float("inf"), 0.0]}, "token_reward that is not finite"),
     ],
 )
 def test_malformed_rollouts_fail_their_attempt_and_never_become_experience(broken, message):

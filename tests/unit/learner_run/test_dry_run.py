@@ -7,6 +7,7 @@ import pytest
 
 from preceptor.common.errors import DeadlineExceeded, FailedPrecondition, InvalidInput, NotFound, Unavailable
 from preceptor.learner.__main__ import exit_code, main
+from preceptor.learner.run_configs.rl import SECTIONS
 from tests.support.models import build_policy
 
 
@@ -61,6 +62,28 @@ def test_rl(folder, capsys):
     assert set(found["models"]) == {"policy", "reference", "critic"}
     assert found["epochs_of_prompts"] == 5.0
     assert found["reward"]["function"] == f"{folder}/mine.py:score"
+
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "deploy/examples/algorithms").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_shipped_example_of_each_algorithm(folder, tmp_path, capsys, example):
+    (tmp_path / "model").symlink_to(folder / "policy")
+    (tmp_path / "prompts.txt").write_text("the quick\nthank you\n")
+    text = example.read_text().replace("max_tokens: 64", "max_tokens: 32")  # the test's model is that small
+    code, found, errors = dry_run(tmp_path, capsys, text)
+    assert (code, errors) == (0, "")
+    name = found["algorithm"]["name"]
+    assert name.split("_")[0] in example.read_text()
+    assert found["algorithm"]["settings"]["batch_size"] == 64
+    assert ("critic" in found["models"]) == (name == "ppo")
+    assert all(model["path"] and model["parameters"] for model in found["models"].values())
+    assert found["optimizer_steps"] >= found["steps"] == 200
+
+
+def test_every_algorithm_has_an_example():
+    assert {path.stem.replace("-", "_") for path in EXAMPLES} >= set(SECTIONS)
 
 
 @pytest.mark.parametrize(

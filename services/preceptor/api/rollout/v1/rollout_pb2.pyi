@@ -145,6 +145,7 @@ class Rollout(_message.Message):
     COMPLETION_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     SCORE_COMPONENTS_FIELD_NUMBER: _builtins.int
+    TOKEN_REWARDS_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """"<group_id>/<attempt>/<index>" """
     score: _builtins.float
@@ -153,6 +154,10 @@ class Rollout(_message.Message):
     def completion(self) -> _text_pb2.Completion: ...
     @_builtins.property
     def score_components(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def token_rewards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """[T] or empty: raw rewards of single completion tokens, beside the score."""
+
     def __init__(
         self,
         *,
@@ -160,10 +165,11 @@ class Rollout(_message.Message):
         completion: _text_pb2.Completion | None = ...,
         score: _builtins.float = ...,
         score_components: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        token_rewards: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "rollout_id", b"rollout_id", "score", b"score", "score_components", b"score_components"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "rollout_id", b"rollout_id", "score", b"score", "score_components", b"score_components", "token_rewards", b"token_rewards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
