@@ -24,7 +24,7 @@ DONE_CODES = (0, 1, 2)
 READY_TIMEOUT_S = 120.0
 
 
-def run_rl(config: Path, layout: Layout) -> int:
+def run_rl(config: Path, layout: Layout, nproc: int = 1) -> int:
     """Runs the job to its end and returns the learner's exit code.
 
     Uses the system that is up in the home when its generators follow this run; otherwise brings up Redis, reward,
@@ -41,7 +41,7 @@ def run_rl(config: Path, layout: Layout) -> int:
     try:
         light = [name for name in ("redis", *stack.metrics_ports()) if not name.startswith(("generation", "learner"))]
         stack.wait_ready(light, READY_TIMEOUT_S)
-        return _run_job(stack, config, run)
+        return _run_job(stack, config, run, nproc)
     finally:
         if ours:
             stack.down()
@@ -65,9 +65,9 @@ def _options(run: RlConfig, options: StackOptions) -> StackOptions:
     return replace(options, policy=run.run_id, with_feedback=bool(run.feedback.project), with_console=False)
 
 
-def _run_job(stack: Stack, config: Path, run: RlConfig) -> int:
+def _run_job(stack: Stack, config: Path, run: RlConfig, nproc: int) -> int:
     env = stack.factory.learner_env(all_cores=False)
-    argv = (sys.executable, "-m", "preceptor.learner", str(config.resolve()))
+    argv = (sys.executable, "-m", "preceptor.learner", str(config.resolve()), "--nproc", str(nproc))
     stack.run_job(Program(JOB, argv, env, start_seconds=0, done_codes=DONE_CODES))
     client = LearnerClient(f"{stack.layout.options.host}:{env['PRECEPTOR_LEARNER_PORT']}")
     columns = (

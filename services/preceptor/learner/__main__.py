@@ -1,5 +1,9 @@
 """Runs one training job: `python -m preceptor.learner CONFIG.yaml [--dry-run]`, settings by PRECEPTOR_LEARNER_*.
 
+Several ranks: `--nproc N` on one machine; on several, torchrun, or any launcher that sets RANK, WORLD_SIZE,
+MASTER_ADDR, MASTER_PORT (and LOCAL_RANK where a machine has several). Rank 0 alone has ports, reads rollouts and writes
+metrics.
+
 Exit codes: 0 the run has ended (finished, or stopped through LearnerService); 1 it failed for good; 2 wrong usage or
 config; 75 a service it needs does not answer (starting it again may help); 143 interrupted by SIGTERM or SIGINT after a
 checkpoint. After 75, 143 or SIGKILL, starting the same config again goes on from the last checkpoint.
@@ -7,6 +11,7 @@ checkpoint. After 75, 143 or SIGKILL, starting the same config again goes on fro
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +21,8 @@ from preceptor.common.errors import DeadlineExceeded, InvalidInput, NotFound, Pr
 from preceptor.common.process import apply_cpu_plan
 from preceptor.common.telemetry import setup_logging
 from preceptor.learner.config import LearnerSettings
+from preceptor.learner.distributed.group import Membership, membership, process_group
+from preceptor.learner.distributed.launch import launch
 from preceptor.learner.monitor import RunControl, RunMonitor
 from preceptor.learner.progress import progress_bar
 from preceptor.learner.run_file import AnyRunConfig, load_run
@@ -30,12 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="check files and models, print sizes as JSON; no training"
     )
+    parser.add_argument("--nproc", type=int, default=1, help="ranks on this machine; under torchrun leave it out")
     options = parser.parse_args(arguments)
     try:
         config = load_run(options.config)
         if options.dry_run:
             return _dry_run(config)
-        return _train(config, load_settings(LearnerSettings))
+        if options.nproc > 1:
+            return launch([options.config], options.nproc, os.environ)
+        return _train(config, load_settings(LearnerSettings), membership(os.environ))
     except PreceptorError as error:
         print(error.message, file=sys.stderr)  # noqa: T201  the one line a person reads
         return exit_code(error)
@@ -55,14 +65,29 @@ def _dry_run(config: AnyRunConfig) -> int:
     return 0
 
 
-def _train(config: AnyRunConfig, settings: LearnerSettings) -> int:
+def _train(config: AnyRunConfig, settings: LearnerSettings, member: Membership) -> int:
     apply_cpu_plan(settings.cpu_cores, config.threads or settings.threads)
+    if not member.leads:
+        return _follow(config, settings, member)
     monitor, control = RunMonitor(config.run_id, config.kind), RunControl()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: control.interrupt())
     with progress_bar(f"{config.kind} {config.run_id}") as progress:
         setup_logging(settings.instance, settings.log_format, settings.log_level)
-        return _run_job(config, settings, monitor, control, progress)
+        with process_group(member):
+            return _run_job(config, settings, monitor, control, progress)
+
+
+def _follow(config: AnyRunConfig, settings: LearnerSettings, member: Membership) -> int:
+    """A rank that rank 0 leads: it ends when it is told to, not when the job is asked to stop."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    setup_logging(f"{settings.instance}-{member.rank}", settings.log_format, settings.log_level)
+    with process_group(member):
+        from preceptor.learner.jobs import follow_job  # imports torch
+
+        follow_job(config, settings)
+    return 0
 
 
 def _run_job(

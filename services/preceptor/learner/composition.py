@@ -27,7 +27,9 @@ from preceptor.learner.adapters.transports import GrpcTransport, ShmTransport, T
 from preceptor.learner.adapters.weight_senders import WeightSenders
 from preceptor.learner.algorithms.registry import algorithm_class
 from preceptor.learner.config import LearnerSettings
+from preceptor.learner.distributed.leading import LeadingTrainer, summon
 from preceptor.learner.evaluation.evaluator import Evaluator
+from preceptor.learner.models.engine import Engine
 from preceptor.learner.models.forward import pick_device
 from preceptor.learner.monitor import RunControl, RunMonitor, StepMetrics
 from preceptor.learner.phases import PhaseClock
@@ -58,6 +60,8 @@ log = get_logger(__name__)
 _FIXED = {
     "seed",
     "model",
+    "lora",
+    "frozen",
     "reference",
     "critic_init",
     "batch_size",
@@ -69,10 +73,11 @@ _ABANDONED_BATCHES = 2  # so many batches' worth of groups in a row without one 
 
 @dataclass(slots=True)
 class BuiltRun:
-    """The run, and how its connections are closed."""
+    """The run, how its connections are closed, and how the other ranks' trainers are let go when it went well."""
 
     run: RlRun
     close: Callable[[], None]
+    dismiss: Callable[[], None]
 
 
 def build_rl(
@@ -102,7 +107,8 @@ def build_rl(
     order = PromptOrder(prompts, config.seed)
     checkpoints = RunCheckpoints(store, config.run_id, config.checkpoint, scratch=files.scratch)
     checkpoint = checkpoints.load()
-    trainer = _trainer(config, store)
+    engine = prepare(config)
+    trainer = _leading(config, store, engine)
     link = _RunLink()
     sources = (
         _live(config, settings, store, order, checkpoint, link)
@@ -132,7 +138,8 @@ def build_rl(
     phases = PhaseClock(BusyClock("learner"))
     run = RlRun(config, parts, monitor, control, phases, checkpoint=checkpoint, progress=progress)
     link.run, link.pump = run, pump
-    return BuiltRun(run, sources.close)
+    dismiss = trainer.dismiss if isinstance(trainer, LeadingTrainer) else lambda: None
+    return BuiltRun(run, sources.close, dismiss)
 
 
 @dataclass(slots=True)
@@ -186,7 +193,7 @@ def _observers(
     folder: Path,
     pump: Pump | ReplayPump,
     profiler: StepProfiler,
-    trainer: RlTrainer,
+    trainer: RlTrainer | LeadingTrainer,
 ) -> list[Observer]:
     epochs, device = config.update.epochs, pick_device(config.device)
     perf = PerfMeter.of_models(trainer.models, epochs=epochs, device=device, dtype=config.dtype)
@@ -273,8 +280,19 @@ def _past_steps(folder: Path) -> list[StepMetrics]:
     ]
 
 
-def _trainer(config: RlConfig, store: ArtifactStore) -> RlTrainer:
-    engine = prepare(config)
+def _leading(config: RlConfig, store: ArtifactStore, engine: Engine) -> RlTrainer | LeadingTrainer:
+    if engine.ranks.size == 1:
+        return build_trainer(config, store, engine)
+    summon(engine.ranks)
+    return LeadingTrainer(build_trainer(config, store, engine), engine.ranks)
+
+
+def build_trainer(config: RlConfig, store: ArtifactStore, engine: Engine) -> RlTrainer:
+    """Loads the models of an rl run; every rank does so alike.
+
+    Raises:
+        InvalidInput: a model directory is missing or broken.
+    """
     model = model_folder(store, config.model, "model")
     reference = model if config.reference is None else model_folder(store, config.reference, "reference")
     critic = None if config.critic_init is None else model_folder(store, config.critic_init, "critic_init")
@@ -318,7 +336,7 @@ def build_pump(
     return pump
 
 
-def _reconfigure(config: RlConfig, trainer: RlTrainer, pump: Pump | ReplayPump) -> None:
+def _reconfigure(config: RlConfig, trainer: RlTrainer | LeadingTrainer, pump: Pump | ReplayPump) -> None:
     trainer.reconfigure(config.update)
     if isinstance(pump, ReplayPump):
         return

@@ -7,7 +7,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preceptor.common.artifacts import ArtifactStore
 from preceptor.common.durable import write_durably
@@ -26,6 +26,9 @@ from preceptor.learner.run_parts import Outcome
 from preceptor.learner.server import WeightFeed
 from preceptor.learner.settings import LiveSettings
 from preceptor.learner.types import Progress, ProgressCallback, RunResult, Wishes
+
+if TYPE_CHECKING:
+    from preceptor.learner.distributed.ranks import Ranks
 
 log = get_logger(__name__)
 _PAUSE_POLL_S = 0.25
@@ -62,6 +65,28 @@ def run_job(
         server.stop()
 
 
+def follow_job(config: AnyRunConfig, settings: LearnerSettings) -> None:
+    """The part in a job of every rank but the first: no services, no metrics, no files but its own shards."""
+    store = ArtifactStore(settings.artifacts_url)
+    _quieten_transformers()
+    if not isinstance(config, RlConfig):
+        folder = run_folder(settings.artifacts_url, settings.work_dir, config.run_id)
+        _call_training(_with_local_model(config, store), folder, None)
+        return
+    from preceptor.learner.composition import build_trainer
+    from preceptor.learner.distributed.leading import follow
+    from preceptor.learner.training.export import prepare
+
+    follow(_ranks(config), lambda: build_trainer(config, store, prepare(config)))
+
+
+def _ranks(config: RlConfig) -> "Ranks":
+    from preceptor.learner.distributed.ranks import this_rank
+    from preceptor.learner.models.forward import pick_device
+
+    return this_rank(pick_device(config.device))
+
+
 def _quieten_transformers() -> None:
     """Its bars and loading reports are not for a log."""
     from transformers.utils import logging
@@ -81,6 +106,7 @@ def _run_rl(
     address: str,
 ) -> str:
     from preceptor.learner.composition import build_rl
+    from preceptor.learner.distributed.leading import release
 
     for _ in range(config.guards.max_roll_backs + 1):
         built = build_rl(
@@ -88,9 +114,11 @@ def _run_rl(
         )
         try:
             outcome = built.run.run()
+            built.dismiss()
         finally:
             built.close()
         if outcome is not Outcome.ROLLED_BACK:
+            release(_ranks(config))
             return outcome.value
     raise FailedPrecondition(
         f"rolled back more than {config.guards.max_roll_backs} times (guards.max_roll_backs); the last reason: "

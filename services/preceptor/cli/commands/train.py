@@ -36,6 +36,7 @@ def _job_options(function: F) -> F:
         home_option(),
         click.option("--dry-run", is_flag=True, help="Check the config and its files; print what would be done."),
         click.option("--port-base", type=click.IntRange(0, 50000), default=0, help="Added to every port."),
+        click.option("--nproc", type=click.IntRange(1, 1024), default=1, help="Learner ranks on this machine (FSDP)."),
         json_option,
     ):
         function = option(function)
@@ -44,31 +45,37 @@ def _job_options(function: F) -> F:
 
 @train.command()
 @_job_options
-def sft(config: Path, home: Path, dry_run: bool, port_base: int, as_json: bool) -> int:
+def sft(config: Path, home: Path, dry_run: bool, port_base: int, nproc: int, as_json: bool) -> int:
     """Supervised fine-tuning."""
-    return run_kind("sft", config, Layout(home, _options((), port_base)), dry_run=dry_run, as_json=as_json)
+    return run_kind("sft", config, Layout(home, _options((), port_base)), nproc=nproc, dry_run=dry_run, as_json=as_json)
 
 
 @train.command()
 @_job_options
-def reward(config: Path, home: Path, dry_run: bool, port_base: int, as_json: bool) -> int:
+def reward(config: Path, home: Path, dry_run: bool, port_base: int, nproc: int, as_json: bool) -> int:
     """A reward model, from rankings or preferences."""
-    return run_kind("reward", config, Layout(home, _options((), port_base)), dry_run=dry_run, as_json=as_json)
+    return run_kind(
+        "reward", config, Layout(home, _options((), port_base)), nproc=nproc, dry_run=dry_run, as_json=as_json
+    )
 
 
 @train.command()
 @_job_options
-def dpo(config: Path, home: Path, dry_run: bool, port_base: int, as_json: bool) -> int:
+def dpo(config: Path, home: Path, dry_run: bool, port_base: int, nproc: int, as_json: bool) -> int:
     """Direct preference optimisation, on what a reward model would learn from."""
-    return run_kind("dpo", config, Layout(home, _options((), port_base)), dry_run=dry_run, as_json=as_json)
+    return run_kind("dpo", config, Layout(home, _options((), port_base)), nproc=nproc, dry_run=dry_run, as_json=as_json)
 
 
 @train.command()
 @_job_options
 @click.option("--scale", multiple=True, metavar="STAGE=COUNT", help="Processes per stage, e.g. generation=2.")
-def rl(config: Path, home: Path, dry_run: bool, scale: tuple[str, ...], port_base: int, as_json: bool) -> int:
+def rl(
+    config: Path, home: Path, dry_run: bool, scale: tuple[str, ...], port_base: int, nproc: int, as_json: bool
+) -> int:
     """Reinforcement learning, with the generators and the reward service that it needs."""
-    return run_kind("rl", config, Layout(home, _options(scale, port_base)), dry_run=dry_run, as_json=as_json)
+    return run_kind(
+        "rl", config, Layout(home, _options(scale, port_base)), nproc=nproc, dry_run=dry_run, as_json=as_json
+    )
 
 
 for control in CONTROLS:
@@ -79,7 +86,7 @@ def _options(scale: tuple[str, ...], port_base: int) -> StackOptions:
     return StackOptions(scale=StackOptions().scale | parse_scale(scale), port_base=port_base, with_console=False)
 
 
-def run_kind(kind: str, config: Path, layout: Layout, *, dry_run: bool, as_json: bool) -> int:
+def run_kind(kind: str, config: Path, layout: Layout, *, nproc: int, dry_run: bool, as_json: bool) -> int:
     """Runs a job of this kind to its end, or shows what it would do; returns the exit code."""
     check_kind(config, kind)
     if dry_run:
@@ -87,7 +94,7 @@ def run_kind(kind: str, config: Path, layout: Layout, *, dry_run: bool, as_json:
         return 0
     layout.artifacts_dir.mkdir(parents=True, exist_ok=True)
     live = kind == "rl" and read_mapping(config).get("replay") is None
-    code = run_rl(config, layout) if live else run_in_foreground(config, layout)
+    code = run_rl(config, layout, nproc) if live else run_in_foreground(config, layout, nproc)
     if code == 0 and as_json:
         print_json({"run_id": run_id_of(config), "artifacts": layout.artifacts_url})
     return code
@@ -133,7 +140,8 @@ def show_plan(plan: dict[str, Any], as_json: bool) -> None:
         print_table(["", ""], [[key, value] for key, value in plan.items()])
 
 
-def run_in_foreground(config: Path, layout: Layout) -> int:
+def run_in_foreground(config: Path, layout: Layout, nproc: int = 1) -> int:
     """Runs a job that needs no other service in this terminal; returns its exit code."""
     env = {**os.environ, **ProgramFactory(layout).learner_env(all_cores=True)}
-    return subprocess.run([sys.executable, "-m", "preceptor.learner", str(config)], env=env, check=False).returncode
+    argv = [sys.executable, "-m", "preceptor.learner", str(config), "--nproc", str(nproc)]
+    return subprocess.run(argv, env=env, check=False).returncode

@@ -65,14 +65,13 @@ def process_group(member: Membership) -> Iterator[None]:
     try:
         dist.init_process_group(backend, rank=member.rank, world_size=member.size, timeout=_TIMEOUT)
         yield
+        dist.destroy_process_group()
     except dist.DistError as error:
         raise Unavailable(_gone(member, error), reason="RANK_LOST") from error
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
         raise Unavailable(_gone(member, error), reason="RANK_LOST") from error
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

@@ -70,7 +70,8 @@ def run_reward(config: RewardConfig, run_dir: Path, progress: ProgressCallback |
         report["learning_curve"] = curve
     metrics["eval/ece"] = report["calibration"]["ece"] if held_out else math.nan
     card = _card(config, labels, normalisation, metrics) | {"report": report}
-    write_json(run_dir / "data_report.json", [asdict(row) for row in labels.odd_rows])
+    if engine.ranks.leads:
+        write_json(run_dir / "data_report.json", [asdict(row) for row in labels.odd_rows])
     export(model, tokenizer, run_dir / "model", engine.ranks, card=card)
     return RunResult("model", loop.step, metrics)
 
