@@ -12,6 +12,7 @@ BENCHES = {
     "reward": "preceptor.cli.bench.reward:reward",
     "feedback": "preceptor.cli.bench.feedback:feedback",
     "feedback-chaos": "preceptor.cli.bench.feedback_chaos:feedback_chaos",
+    "learner": "preceptor.cli.bench.learner:learner",
     "weights": "preceptor.cli.bench.weights:weights",
     "rl": "preceptor.cli.bench.rl:rl",
     "chaos": "preceptor.cli.bench.chaos:chaos",
