@@ -13,20 +13,21 @@ from preceptor.learner.algorithms.registry import algorithm_class
 from preceptor.learner.data.preferences import load_labels, pairs_of
 from preceptor.learner.data.supervised import encode_prompt, load_supervised
 from preceptor.learner.models.loading import load_tokenizer
+from preceptor.learner.models.memory import weights_bytes
+from preceptor.learner.models.parts import critic_part, trained_part
 from preceptor.learner.run_configs import DpoConfig, ModelSource, RewardConfig, SftConfig
-from preceptor.learner.run_configs.base import HUB_PREFIX
+from preceptor.learner.run_configs.base import HUB_PREFIX, RunConfig
 from preceptor.learner.run_configs.rl import RlConfig
 from preceptor.learner.run_file import AnyRunConfig
 
-_FLOAT_BYTES = 4
-_TRAINED_COPIES = 4  # weights, gradients and AdamW's two moments, all float32
 _PROMPTS_MEASURED = 512
 
 
 def inspect_run(config: AnyRunConfig) -> dict[str, Any]:
     """JSON: kind, run_id, models {role: {path, parameters, context_tokens}}, data, steps, memory_bytes.
 
-    memory_bytes is what weights, gradients and optimizer take; activations, bounded by micro_batch_tokens, come on top.
+    memory_bytes is what weights, gradients and optimizer take, adapters and frozen parts considered, over all ranks
+    together; a model's activation_bytes, of a full micro-batch on one rank, come on top.
 
     Raises:
         InvalidInput: a model directory or data file is missing or broken; names the field, or the file and line.
@@ -43,7 +44,7 @@ def inspect_run(config: AnyRunConfig) -> dict[str, Any]:
 
 
 def _sft(config: SftConfig) -> dict[str, Any]:
-    model = _described(config.model, "model")
+    model = _described(config.model, "model", config)
     tokenizer = load_tokenizer(config.model.tokenizer or str(config.model.path))
     rows = load_supervised(config.data, tokenizer, max_length=config.max_length, completion_only=config.completion_only)
     held_out = 0 if config.eval_data else int(len(rows.rows) * config.eval_fraction)
@@ -52,12 +53,12 @@ def _sft(config: SftConfig) -> dict[str, Any]:
         "models": {"model": model},
         "data": {"rows": len(rows.rows), "train": train, "rows_without_targets": rows.without_targets},
         "steps": config.epochs * math.ceil(train / config.batch_size),
-        "memory_bytes": _memory(model["parameters"]),
+        "memory_bytes": _memory(model),
     }
 
 
 def _reward(config: RewardConfig) -> dict[str, Any]:
-    model = _described(config.model, "model")
+    model = _described(config.model, "model", config)
     labels = load_labels(config.data)
     train = round(len(labels.comparisons) * (1 - config.eval_fraction))
     return {
@@ -68,12 +69,12 @@ def _reward(config: RewardConfig) -> dict[str, Any]:
             "odd_rows": len(labels.odd_rows),
         },
         "steps": config.epochs * math.ceil(train / config.batch_size),
-        "memory_bytes": _memory(model["parameters"]),
+        "memory_bytes": _memory(model),
     }
 
 
 def _dpo(config: DpoConfig) -> dict[str, Any]:
-    model = _described(config.model, "model")
+    model = _described(config.model, "model", config)
     models = {"model": model}
     if config.reference is not None:
         models["reference"] = _described(ModelSource(path=config.reference), "reference")
@@ -85,12 +86,12 @@ def _dpo(config: DpoConfig) -> dict[str, Any]:
         "data": {"comparisons": len(untied), "pairs": sum(untied), "odd_rows": len(labels.odd_rows)},
         "steps": config.epochs * math.ceil(train / config.batch_size),
         # The reference is there before the first step only, when gradients and moments are not.
-        "memory_bytes": _memory(model["parameters"]),
+        "memory_bytes": _memory(model),
     }
 
 
 def _rl(config: RlConfig) -> dict[str, Any]:
-    policy = _described(ModelSource(path=config.model), "model")
+    policy = _described(ModelSource(path=config.model), "model", config)
     reference = _described(ModelSource(path=config.reference or config.model), "reference")
     needs = algorithm_class(config.algorithm)(config.update).needs()
     switches_adapters = config.lora is not None and config.reference is None
@@ -99,7 +100,7 @@ def _rl(config: RlConfig) -> dict[str, Any]:
         loaded = "the policy, its adapters switched off" if switches_adapters else reference["path"]
         models["reference"] = {**reference, "trained": False, "loaded_from": loaded}
     if needs.critic:
-        models["critic"] = {**_critic(config, policy), "trained": True}
+        models["critic"] = {**_critic(config), "trained": True}
     prompts = _prompts(config, policy["context_tokens"])
     return {
         "algorithm": {"name": config.algorithm, "settings": config.update.model_dump(mode="json")},
@@ -115,18 +116,18 @@ def _rl(config: RlConfig) -> dict[str, Any]:
     }
 
 
-def _critic(config: RlConfig, policy: dict[str, Any]) -> dict[str, Any]:
+def _critic(config: RlConfig) -> dict[str, Any]:
     if config.critic_init is None:
+        policy = _described(ModelSource(path=config.model), "model", critic_part(config))
         return {**policy, "loaded_from": f"{policy['path']} (trunk; the head starts at 0)"}
-    found = _described(ModelSource(path=config.critic_init), "critic_init")
+    found = _described(ModelSource(path=config.critic_init), "critic_init", critic_part(config))
     return {**found, "loaded_from": f"{found['path']} (trunk and head)"}
 
 
 def _rl_memory(models: dict[str, dict[str, Any]], *, switches_adapters: bool) -> int:
-    """An upper bound with LoRA, which keeps no gradients and moments of the weights below the adapters."""
-    trained = [model["parameters"] for role, model in models.items() if role != "reference"]
+    trained = [model for role, model in models.items() if role != "reference"]
     frozen = 0 if switches_adapters or "reference" not in models else models["reference"]["parameters"]
-    return sum(map(_memory, trained)) + _FLOAT_BYTES * frozen
+    return sum(map(_memory, trained)) + weights_bytes(0, frozen)
 
 
 def _prompts(config: RlConfig, context_tokens: int | None) -> dict[str, Any]:
@@ -148,7 +149,8 @@ def _prompts(config: RlConfig, context_tokens: int | None) -> dict[str, Any]:
     return {"prompts": len(records), "longest_prompt_tokens": longest}
 
 
-def _described(source: ModelSource, field: str) -> dict[str, Any]:
+def _described(source: ModelSource, field: str, run: RunConfig | None = None) -> dict[str, Any]:
+    """run: the run that trains this model, with its adapters and frozen parts; None: a model that is not trained so."""
     if source.init is not None:
         settings = dict(source.init)
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
@@ -158,11 +160,12 @@ def _described(source: ModelSource, field: str) -> dict[str, Any]:
         config = _read_config(path, field)
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    return {
+    found = {
         "path": path,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "context_tokens": getattr(config.get_text_config(), "max_position_embeddings", None),
     }
+    return found if run is None else found | trained_part(model, run)
 
 
 def _read_config(path: str, field: str) -> Any:
@@ -176,5 +179,7 @@ def _read_config(path: str, field: str) -> Any:
         raise InvalidInput(f"{field}: {str(error).splitlines()[0]}", field=field) from error
 
 
-def _memory(parameters: int) -> int:
-    return _FLOAT_BYTES * _TRAINED_COPIES * parameters
+def _memory(model: dict[str, Any]) -> int:
+    trained: int = model.get("trained_parameters", model["parameters"])
+    added: int = model.get("adapter_parameters", 0)
+    return weights_bytes(trained, model["parameters"] + added - trained)

@@ -52,6 +52,18 @@ def test_dpo(folder, capsys):
     assert set(found["models"]) == {"model", "reference"}
 
 
+def test_memory_counts_adapters_and_frozen_parts(folder, capsys):
+    text = "kind: sft\nrun_id: a\nmodel: {path: policy}\ndata: [rows.jsonl]\nmax_length: 32\nmicro_batch_tokens: 64\n"
+    _, whole, _ = dry_run(folder, capsys, text)
+    _, adapted, _ = dry_run(folder, capsys, text + "lora: {rank: 4, targets: [q_proj, v_proj]}\n")
+    _, frozen, _ = dry_run(folder, capsys, text + "frozen: [model.]\n")
+    parameters = whole["models"]["model"]["parameters"]
+    adapters = adapted["models"]["model"]["adapter_parameters"]
+    assert adapters == 4 * (2 * 32) + 4 * (2 * 32)
+    assert adapted["memory_bytes"] == 4 * parameters + 16 * adapters
+    assert frozen["memory_bytes"] < whole["memory_bytes"]
+
+
 RL = "kind: rl\nrun_id: a\nmodel: policy\nprompts: {path: prompts.txt}\nbatch_size: 8\ntotal_steps: 5\n"
 
 
