@@ -132,6 +132,8 @@ def _from_source(source: Mapping[str, Any], component: str, pod: Object, contain
     reference = source["secretKeyRef"]
     return {
         "password": "s3cretWith.Dots",
+        "access-key-id": "id-of-key",
+        "secret-access-key": "s3cretKey",
         "url": "rediss://user:pw@redis.data.svc:6380/0",
         "feedback-url": "postgresql://user:pw@pg.data.svc:5432/feedback",
         "conductor-url": "postgresql://user:pw@pg.data.svc:5432/conductor",

@@ -130,6 +130,18 @@ def test_outsiders_reach_what_they_were_let_to_alone() -> None:
     }
 
 
+def test_a_bucket_is_reached_by_those_who_use_artifacts() -> None:
+    peer = [{"ipBlock": {"cidr": "10.9.0.0/16"}}]
+    objects = render(changes={"artifacts": {"s3": {"url": "s3://b/x", "networkPeers": peer, "port": 9000}}})
+    reaching = {
+        policy["metadata"]["name"].removeprefix("demo-preceptor-")
+        for policy in of_kind(objects, "NetworkPolicy")
+        for rule in policy["spec"].get("egress") or []
+        if {port["port"] for port in rule["ports"]} == {9000} and rule["to"] == peer
+    }
+    assert reaching == {"generation", "reward", "conductor", "learner"}
+
+
 def test_external_stores_are_reached_by_those_who_use_them() -> None:
     policies = {
         p["metadata"]["name"].removeprefix("demo-preceptor-"): p for p in of_kind(render("production"), "NetworkPolicy")

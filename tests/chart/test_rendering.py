@@ -16,6 +16,8 @@ from tests.chart.rendering import (
     PREFIX,
     PRESETS,
     chart,
+    containers,
+    environment,
     learner_jobs,
     named,
     notes,
@@ -34,6 +36,15 @@ EXTERNAL = switched(
     postgresql__bundled__enabled=False,
     postgresql__external={"existingSecret": "pg", "networkPeers": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
 )
+S3 = {
+    "s3": {
+        "url": "s3://models/preceptor",
+        "endpoint": "https://minio.data.svc",
+        "region": "eu-1",
+        "existingSecret": "bucket",
+        "networkPeers": [{"namespaceSelector": {"matchLabels": {"name": "data"}}}],
+    }
+}
 WITHOUT_LOOPS = switched(
     conductor__enabled=False, generation={"runId": "", "modelDir": "/models/base"}, reward__replicas=3
 )
@@ -73,6 +84,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
         artifacts={"keep": False, "volumeName": "by-hand", "storageClass": "manual"},
     ),
     "claim of one's own": switched(artifacts__existingClaim="models"),
+    "artifacts in a bucket": {"artifacts": S3},
     "secrets of one's own": switched(redis__bundled__existingSecret="r", postgresql__bundled__existingSecret="p"),
     "registry and digest": switched(
         image={"registry": "registry.example.com/ml", "pullSecrets": ["pull"]},
@@ -138,6 +150,22 @@ def check(objects: list[dict[str, Any]], version: str) -> None:
     names = [(item["kind"], item["metadata"]["name"]) for item in objects]
     assert len(names) == len(set(names))
     assert all(len(name) <= 63 for _, name in names)
+
+
+def test_artifacts_in_a_bucket_need_no_volume() -> None:
+    objects = render(changes={"artifacts": S3})
+    assert not [o for o in of_kind(objects, "PersistentVolumeClaim") if o["metadata"]["name"].endswith("artifacts")]
+    for component, pod, container in containers(objects):
+        assert "artifacts" not in {volume["name"] for volume in pod["spec"]["volumes"]}
+        env = environment(component, pod, container)
+        uses = component in ("generation", "reward", "conductor", "learner")
+        keys = {key for key in env if key.startswith("AWS_")}
+        assert bool(keys) == uses, component
+        if uses:
+            assert env["AWS_ENDPOINT_URL"] == "https://minio.data.svc"
+            assert (env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"]) == ("id-of-key", "s3cretKey")
+        urls = [value for key, value in env.items() if key.endswith("_ARTIFACTS_URL")]
+        assert set(urls) <= {"s3://models/preceptor"}
 
 
 def test_names_come_from_the_release() -> None:

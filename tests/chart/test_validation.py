@@ -80,6 +80,11 @@ CONTRADICTIONS = {
         switched(artifacts={"existingClaim": "a", "storageClass": "b"}),
         "belong to a claim that the chart makes",
     ),
+    "a bucket and a claim": (
+        switched(artifacts={"existingClaim": "a", "s3": {"url": "s3://b/x"}}),
+        "artifacts.s3.url and artifacts.existingClaim",
+    ),
+    "a bucket out of reach": (switched(artifacts__s3__url="s3://b/x"), "artifacts.s3.networkPeers"),
     "the least above the most": (
         switched(feedback__autoscaling={"enabled": True, "minReplicas": 9, "maxReplicas": 3}),
         "minReplicas (9) is above maxReplicas (3)",

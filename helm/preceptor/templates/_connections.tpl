@@ -68,7 +68,34 @@ dns:///{{ include "preceptor.componentName" . }}:{{ .port }}
 {{- end -}}
 
 {{- define "preceptor.artifactsUrl" -}}
-file://{{ .Values.artifacts.mountPath }}
+{{- default (printf "file://%s" .Values.artifacts.mountPath) .Values.artifacts.s3.url -}}
+{{- end -}}
+
+{{/* The object store's own variables, for those who read or write artifacts. Takes the root. */}}
+{{- define "preceptor.s3Env" -}}
+{{- $s3 := .Values.artifacts.s3 -}}
+{{- if $s3.url }}
+{{- with $s3.endpoint }}
+- name: AWS_ENDPOINT_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- with $s3.region }}
+- name: AWS_DEFAULT_REGION
+  value: {{ . | quote }}
+{{- end }}
+{{- with $s3.existingSecret }}
+- name: AWS_ACCESS_KEY_ID
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: access-key-id
+- name: AWS_SECRET_ACCESS_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: secret-access-key
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "preceptor.artifactsClaim" -}}
@@ -110,6 +137,9 @@ threads: a number, "limit" (the CPU limit of this container), or nothing (the li
 {{- else if .threads }}
 - name: {{ .prefix }}_THREADS
   value: {{ .threads | quote }}
+{{- end }}
+{{- if has .name (list "generation" "reward" "conductor" "learner") }}
+{{- include "preceptor.s3Env" .root }}
 {{- end }}
 {{ include "preceptor.redisEnv" (dict "root" .root "variable" (printf "%s_REDIS_URL" .prefix)) }}
 {{- end -}}

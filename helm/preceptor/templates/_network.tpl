@@ -113,6 +113,11 @@ spec:
     {{- end }}
     {{- end }}
     {{- end }}
+    {{- if and $root.Values.artifacts.s3.url (has $name (list "generation" "reward" "conductor" "learner")) }}
+    - to:
+        {{- toYaml $root.Values.artifacts.s3.networkPeers | nindent 8 }}
+      {{- include "preceptor.ports" (list $root.Values.artifacts.s3.port) | nindent 6 }}
+    {{- end }}
     {{- if eq $name "conductor" }}
     - ports:
         - {protocol: TCP, port: 443}

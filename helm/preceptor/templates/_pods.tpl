@@ -73,7 +73,7 @@ volumeMounts:
     mountPath: /tmp
   - name: home
     mountPath: /home/preceptor
-  {{- if .artifacts }}
+  {{- if and .artifacts (not .root.Values.artifacts.s3.url) }}
   - name: artifacts
     mountPath: {{ .root.Values.artifacts.mountPath }}
     readOnly: {{ eq .artifacts "ro" }}
@@ -157,7 +157,7 @@ volumes:
   - name: home
     emptyDir: {}
   {{- end }}
-  {{- if .artifacts }}
+  {{- if and .artifacts (not .root.Values.artifacts.s3.url) }}
   - name: artifacts
     persistentVolumeClaim:
       claimName: {{ include "preceptor.artifactsClaim" .root }}

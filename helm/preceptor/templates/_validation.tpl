@@ -62,6 +62,9 @@
 {{- if and $postgresql.bundled.password $postgresql.bundled.existingSecret }}
 - "postgresql.bundled.password and postgresql.bundled.existingSecret: give one."
 {{- end }}
+{{- if and .Values.artifacts.s3.url .Values.artifacts.existingClaim }}
+- "artifacts.s3.url and artifacts.existingClaim: artifacts lie in the one or on the other; give one."
+{{- end }}
 {{- if and .Values.artifacts.existingClaim (or .Values.artifacts.volumeName .Values.artifacts.storageClass) }}
 - "artifacts.existingClaim with artifacts.volumeName or storageClass: those belong to a claim that the chart makes."
 {{- end }}
@@ -96,6 +99,9 @@
 {{- end }}
 {{- if and .Values.postgresql.external.existingSecret (empty .Values.postgresql.external.networkPeers) }}
 - "postgresql.external with networkPolicy.enabled: no pod may reach it; say where it is in postgresql.external.networkPeers."
+{{- end }}
+{{- if and .Values.artifacts.s3.url (empty .Values.artifacts.s3.networkPeers) }}
+- "artifacts.s3.url with networkPolicy.enabled: no pod may reach it; say where it is in artifacts.s3.networkPeers."
 {{- end }}
 {{- if and .Values.monitoring.podMonitor.enabled (empty .Values.networkPolicy.metricsFrom) }}
 - "monitoring.podMonitor.enabled with networkPolicy.enabled: Prometheus may not scrape; name its pods in networkPolicy.metricsFrom."

@@ -64,6 +64,19 @@ class ArtifactStore:
             raise NotFound(f"no artifact at {uri}", reason="NO_ARTIFACT")
         return path
 
+    def reference(self, rel_or_uri: str) -> str:
+        """Returns what to tell another process: the local path of what is local, else the address, which it can fetch.
+
+        Raises:
+            NotFound: there is nothing at that address.
+        """
+        uri = rel_or_uri if "://" in rel_or_uri or rel_or_uri.startswith("/") else self.path(rel_or_uri)
+        if _local_path(_normalise(uri)) is not None:
+            return str(self.local(uri))
+        if not file_system(uri).exists(uri):
+            raise NotFound(f"no artifact at {uri}", reason="NO_ARTIFACT")
+        return uri
+
     def put_dir(self, local_dir: Path, rel: str, *, replace: bool = False, move: bool = False) -> str:
         """Stores a folder; readers see all of it or nothing. Durable on return. Returns its address.
 
@@ -94,6 +107,17 @@ class ArtifactStore:
         else:
             with remote_errors(self.path(rel), writing=True):
                 self._fs().pipe_file(self.path(rel), data)
+
+    def put_text(self, rel: str, text: str) -> str:
+        """Writes a text file in one durable step, replacing what was there. Returns its `reference`."""
+        if self._root is not None:
+            path = self._root / _checked(rel)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path, text.encode())
+        else:
+            with remote_errors(self.path(rel), writing=True):
+                self._fs().pipe_file(self.path(rel), text.encode())
+        return self.reference(rel)
 
     def get_json(self, rel: str) -> Any:
         """Returns a JSON file's content. NotFound without one, DataLoss when it is no JSON."""

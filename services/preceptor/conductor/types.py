@@ -146,7 +146,7 @@ class PolicyRange:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """A learner job: what to start. The config file lies where the launcher's host can read it."""
+    """A learner job: what to start. config_path: a file of the launcher's host, or an address in an object store."""
 
     run_id: str
     kind: str

@@ -6,7 +6,6 @@ from typing import Any
 
 import yaml
 
-from preceptor.common.durable import write_durably
 from preceptor.conductor.stages.context import StageContext, StageError
 from preceptor.conductor.types import JobSpec, JobState, JobStatus, LearnerStatus, RunRecord
 
@@ -39,11 +38,8 @@ def ensure_run(
 
 def start_job(context: StageContext, run: RunRecord) -> None:
     """Writes the config file and starts the job; both may have happened before."""
-    # The launcher's host reads it: a laptop's artifact store is a folder, and a cluster's launcher ships its own copy.
-    path = context.world.artifacts.local("").joinpath("loops", context.loop_id, f"{run.run_id}.yaml")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, run.config_yaml.encode())
-    context.world.launcher.start(JobSpec(run.run_id, run.kind, str(path)))
+    config = context.world.artifacts.put_text(f"loops/{context.loop_id}/{run.run_id}.yaml", run.config_yaml)
+    context.world.launcher.start(JobSpec(run.run_id, run.kind, config))
     context.world.loops.set_run(run.run_id, state=JobState.RUNNING.value)
 
 

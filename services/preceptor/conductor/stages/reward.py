@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from preceptor.common.durable import write_durably
 from preceptor.conductor.loop_config import GateConfig
 from preceptor.conductor.stages.context import StageContext, StageError
 from preceptor.conductor.stages.jobs import ensure_run, run_to_end
@@ -59,7 +58,7 @@ def _new_run(context: StageContext, run_id: str) -> RunRecord:
     config: dict[str, Any] = {
         **template,
         "reward_model_version": version,
-        "model": template.get("model", {"path": str(context.world.artifacts.local(source))}),
+        "model": template.get("model", {"path": context.world.artifacts.reference(source)}),
         "data": [{"path": path, "format": "rankings"}],
         "labels": {
             "project_id": context.project_id,
@@ -69,7 +68,7 @@ def _new_run(context: StageContext, run_id: str) -> RunRecord:
     }
     promoted = context.promoted()
     if promoted is not None:
-        config.setdefault("previous", str(context.world.artifacts.local(promoted.uri)))
+        config.setdefault("previous", context.world.artifacts.reference(promoted.uri))
     run = ensure_run(context, run_id, "reward", config, initial_model_uri=source, reward_model_version=version)
     context.world.registry.pin_labels(run_id, event_ids)
     return run
@@ -77,11 +76,10 @@ def _new_run(context: StageContext, run_id: str) -> RunRecord:
 
 def _export(context: StageContext, run_id: str, snapshot: LabelSnapshot) -> tuple[str, list[str]]:
     """Writes the snapshot's rankings as JSONL; returns the file and the votes' event ids."""
-    path = context.world.artifacts.local("").joinpath("loops", context.loop_id, f"{run_id}.rankings.jsonl")
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = list(context.world.labels.export(context.project_id, snapshot.label_high_water_mark))
-    write_durably(path, "".join(f"{line}\n" for _, line in rows).encode())
-    return str(path), [event_id for event_id, _ in rows]
+    text = "".join(f"{line}\n" for _, line in rows)
+    path = context.world.artifacts.put_text(f"loops/{context.loop_id}/{run_id}.rankings.jsonl", text)
+    return path, [event_id for event_id, _ in rows]
 
 
 def _from_card(context: StageContext) -> RewardModelRecord:

@@ -47,9 +47,9 @@ def _new_run(context: StageContext, promoted: RewardModelRecord) -> RunRecord:
     source = initial_model(context)
     config = rl_config(
         settings.run,
-        model_dir=str(context.world.artifacts.local(source)),
-        reward_dir=str(context.world.artifacts.local(promoted.uri)),
-        prompts=str(context.world.artifacts.local(context.config.prompts)),
+        model_dir=context.world.artifacts.reference(source),
+        reward_dir=context.world.artifacts.reference(promoted.uri),
+        prompts=context.world.artifacts.reference(context.config.prompts),
         total_steps=settings.steps[-1],
         project_id=context.project_id,
     )
