@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from preceptor.clients.credentials import use_api_key
 from preceptor.common.errors import InvalidInput, PreceptorError, Unavailable
 
 COMMANDS = {
@@ -22,6 +23,7 @@ COMMANDS = {
     "feedback": "preceptor.cli.commands.feedback:feedback",
     "generate": "preceptor.cli.commands.inference:generate",
     "score": "preceptor.cli.commands.inference:score",
+    "users": "preceptor.cli.commands.users:users",
     "backup": "preceptor.cli.commands.backup:backup",
     "restore": "preceptor.cli.commands.backup:restore",
     "models": "preceptor.cli.commands.models:models",
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(argv: list[str] | None = None) -> int:
     """As `main`, returning the exit code."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # one bar, ours
+    use_api_key(os.environ.get("PRECEPTOR_API_KEY", ""))
     try:
         result: Any = cli.main(args=argv, prog_name="preceptor", standalone_mode=False)
     except click.exceptions.Abort:

@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 import grpc
 import grpc.aio
 
+from preceptor.clients.credentials import current_token
 from preceptor.common.channels import aio_channel, raise_for_rpc_error, sync_channel
 from preceptor.common.telemetry import traceparent
 
@@ -93,4 +94,6 @@ class AsyncClient:
 
 
 def _metadata() -> tuple[tuple[str, str], ...]:
-    return (("traceparent", traceparent()),)
+    token = current_token()
+    trace = ("traceparent", traceparent())
+    return (trace, ("authorization", f"Bearer {token}")) if token else (trace,)

@@ -101,7 +101,9 @@ class FeedbackClient(SyncClient):
         """Changes overlap, priority or state of comparisons, all or none."""
         return self._call(self._stub.UpdateComparisons, request, timeout_s)
 
-    def rater_report(self, request: pb.GetRaterReportRequest, *, timeout_s: float = 60.0) -> pb.GetRaterReportResponse:
+    def get_rater_report(
+        self, request: pb.GetRaterReportRequest, *, timeout_s: float = 60.0
+    ) -> pb.GetRaterReportResponse:
         """Measures the raters of a project."""
         return self._call(self._stub.GetRaterReport, request, timeout_s)
 
@@ -212,7 +214,7 @@ class AsyncFeedbackClient(AsyncClient):
     ) -> pb.UpdateComparisonsResponse:
         return await self._call(self._stub.UpdateComparisons, request, timeout_s)
 
-    async def rater_report(
+    async def get_rater_report(
         self, request: pb.GetRaterReportRequest, *, timeout_s: float = 60.0
     ) -> pb.GetRaterReportResponse:
         return await self._call(self._stub.GetRaterReport, request, timeout_s)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -41,6 +41,7 @@ class ServiceSettings(BaseSettings):
     drain_timeout_s: float = Field(30.0, gt=0, le=3600)
     max_concurrent_rpcs: int = Field(1024, ge=1)
     max_message_bytes: int = Field(16 * _MIB, ge=64 * 1024, le=2**31 - 1)
+    api_key: SecretStr = Field(SecretStr(""), description="sent to services that ask who calls; give it by a secret")
     instance: str = Field("", description='name of this process, e.g. "generation-0"; empty = the service\'s name')
 
     @model_validator(mode="before")

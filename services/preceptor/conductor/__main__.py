@@ -4,6 +4,7 @@ import asyncio
 import os
 
 from preceptor.api.conductor.v1 import loop_service_pb2_grpc as pb_grpc
+from preceptor.clients.credentials import use_api_key
 from preceptor.clients.feedback import FeedbackClient
 from preceptor.clients.reward import RewardClient
 from preceptor.common.artifacts import ArtifactStore
@@ -89,6 +90,7 @@ async def serve(settings: ConductorSettings) -> None:
 def main() -> None:
     """Entry point."""
     settings = load_settings(ConductorSettings)
+    use_api_key(settings.api_key.get_secret_value())
     new_process_group()
     setup_logging(settings.instance, settings.log_format, settings.log_level)
     apply_cpu_plan(settings.cpu_cores, settings.threads)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from preceptor.api.feedback.v1 import feedback_pb2
 from preceptor.api.feedback.v1 import feedback_service_pb2 as pb
+from preceptor.clients.credentials import use_api_key
 from preceptor.clients.feedback import FeedbackClient
 from preceptor.common.config import load_settings
 from preceptor.common.errors import (
@@ -222,6 +223,7 @@ def run_raters(settings: RaterSettings, stop: threading.Event) -> None:
 def main() -> None:
     """Entry point: until SIGTERM or SIGINT."""
     settings = load_settings(RaterSettings)
+    use_api_key(settings.api_key.get_secret_value())
     new_process_group()
     setup_logging(settings.instance, settings.log_format, settings.log_level)
     apply_cpu_plan(settings.cpu_cores, settings.threads)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from preceptor.common.config import ServiceSettings
 from preceptor.feedback.limits import Limits
 from preceptor.feedback.validation import MAX_CANDIDATES, MAX_OVERLAP, MIN_CANDIDATES
+
+MIN_ADMIN_KEY = 24
 
 
 class FeedbackSettings(ServiceSettings):
@@ -38,6 +42,20 @@ class FeedbackSettings(ServiceSettings):
     """How often raters are measured in projects that pause raters below a threshold."""
     rater_window: int = Field(20_000, ge=100, le=1_000_000)
     """Raters are measured, and weighted in training, on so many of a project's newest votes."""
+
+    access: Literal["open", "required"] = "open"
+    """open: whoever reaches the port may do everything; for loopback. required: every call carries an API key or a
+    session token."""
+    admin_key: SecretStr = SecretStr("")
+    """An API key with all rights, to make the first users with; give it by a secret. Empty: none."""
+    annotator_calls_per_s: float = Field(20.0, gt=0, le=10_000)
+    """Of one annotator; faster ones are told when to come back."""
+
+    @model_validator(mode="after")
+    def _admin_key_is_long(self) -> FeedbackSettings:
+        if 0 < len(self.admin_key.get_secret_value()) < MIN_ADMIN_KEY:
+            raise ValueError(f"admin_key: give at least {MIN_ADMIN_KEY} characters")
+        return self
 
     @field_validator("database_url")
     @classmethod

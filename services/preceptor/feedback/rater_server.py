@@ -8,12 +8,11 @@ from typing import Any
 from preceptor.api.feedback.v1 import feedback_service_pb2 as pb
 from preceptor.api.feedback.v1 import feedback_service_pb2_grpc as pb_grpc
 from preceptor.feedback import converters, rater_converters
+from preceptor.feedback.access.guard import caller
 from preceptor.feedback.demonstration_service import DemonstrationService
 from preceptor.feedback.rater_service import RaterService
 from preceptor.feedback.types import RaterState
 from preceptor.feedback.update_service import UpdateService
-
-CALLER = "admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,9 @@ class RaterMethods(pb_grpc.FeedbackServiceServicer):
         return pb.GetRaterReportResponse(report=rater_converters.report_to_proto(request.project_id, report))
 
     async def SetRaterState(self, request: pb.SetRaterStateRequest, context: Any) -> pb.SetRaterStateResponse:
-        wanted = RaterState(request.project_id, request.rater_id, request.paused, request.reason, CALLER)
+        wanted = RaterState(
+            request.project_id, request.rater_id, request.paused, request.reason, caller.get()[0].user_id
+        )
         state = await self._run(self._desks.raters.set_state, wanted)
         return pb.SetRaterStateResponse(state=rater_converters.state_to_proto(state))
 

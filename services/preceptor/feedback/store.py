@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from preceptor.feedback.access.store import AccessTransaction
 from preceptor.feedback.quality.types import QualityVote
 from preceptor.feedback.types import (
     Comparison,
@@ -29,7 +30,7 @@ from preceptor.feedback.types import (
 T = TypeVar("T")
 
 
-class Transaction(Protocol):
+class Transaction(AccessTransaction, Protocol):
     """Reads and writes of one atomic step.
 
     `lock_comparison` serialises every change of a comparison, its leases and its votes: whoever changes one of them

@@ -15,10 +15,11 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.message_factory import GetMessageClass
 
 from preceptor.api.conductor.v1 import loop_service_pb2
-from preceptor.api.feedback.v1 import feedback_service_pb2
+from preceptor.api.feedback.v1 import access_service_pb2, feedback_service_pb2
 from preceptor.api.generation.v1 import generation_service_pb2
 from preceptor.api.learner.v1 import learner_service_pb2, weight_service_pb2
 from preceptor.api.reward.v1 import reward_service_pb2
+from preceptor.clients.access import AccessClient, AsyncAccessClient
 from preceptor.clients.base import AsyncClient, SyncClient
 from preceptor.clients.conductor import AsyncLoopClient, LoopClient
 from preceptor.clients.feedback import AsyncFeedbackClient, FeedbackClient
@@ -37,6 +38,7 @@ PAIRS: list[Pair] = [
     (GenerationClient, AsyncGenerationClient, generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"]),
     (RewardClient, AsyncRewardClient, reward_service_pb2.DESCRIPTOR.services_by_name["RewardService"]),
     (FeedbackClient, AsyncFeedbackClient, feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"]),
+    (AccessClient, AsyncAccessClient, access_service_pb2.DESCRIPTOR.services_by_name["AccessService"]),
     (LearnerClient, AsyncLearnerClient, learner_service_pb2.DESCRIPTOR.services_by_name["LearnerService"]),
     (WeightClient, AsyncWeightClient, weight_service_pb2.DESCRIPTOR.services_by_name["WeightService"]),
     (LoopClient, AsyncLoopClient, loop_service_pb2.DESCRIPTOR.services_by_name["LoopService"]),

@@ -16,13 +16,13 @@ from typing import Any
 from preceptor.api.feedback.v1 import feedback_pb2 as records
 from preceptor.api.feedback.v1 import feedback_service_pb2 as pb
 from preceptor.clients.feedback import FeedbackClient
-from preceptor.common.errors import Cancelled, DeadlineExceeded, InternalError, Overloaded, PreceptorError, Unavailable
+from preceptor.common.errors import Cancelled, DeadlineExceeded, Overloaded, PreceptorError, Unavailable
 
 LEASE_S = 3600.0
 """Longer than any run: no lease expires, so at no time may a comparison have more holders than it has slots."""
 _CALL_S = 3.0
 _PAUSE_S = 0.1
-_TRY_AGAIN = (Unavailable, DeadlineExceeded, Overloaded, Cancelled, InternalError)
+_TRY_AGAIN = (Unavailable, DeadlineExceeded, Overloaded, Cancelled)
 Line = Mapping[str, Any]
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from preceptor.api.feedback.v1 import feedback_service_pb2
-from preceptor.cli.commands.feedback_admin import gold, raters, set_project
+from preceptor.cli.commands.feedback_admin import demonstrations, gold, raters, set_project
 from preceptor.cli.connection import address_of, address_option
 from preceptor.cli.feedback_collect import prompt_proto, sample_comparison
 from preceptor.cli.feedback_export import write_snapshot
@@ -35,7 +35,7 @@ def feedback() -> None:
     """Comparisons for people to rank, and what they answered."""
 
 
-for command in (raters, gold, set_project):
+for command in (raters, gold, set_project, demonstrations):
     feedback.add_command(command)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 from google.protobuf import json_format
 
+from preceptor.api.feedback.v1 import feedback_pb2
 from preceptor.api.feedback.v1 import feedback_service_pb2 as pb
 from preceptor.cli.connection import address_of, address_option
 from preceptor.cli.feedback_raters import show_report
@@ -46,7 +50,7 @@ def raters(
             client.set_rater_state(
                 pb.SetRaterStateRequest(project_id=project, rater_id=rater, paused=bool(pause), reason=reason)
             )
-        report = client.rater_report(pb.GetRaterReportRequest(project_id=project)).report
+        report = client.get_rater_report(pb.GetRaterReportRequest(project_id=project)).report
     if as_json:
         print_json(
             json_format.MessageToDict(
@@ -126,3 +130,49 @@ def _assign(request: pb.UpdateProjectRequest, name: str, value: str) -> None:
         allowed = ", ".join(["title", "default_overlap", "guidelines", *SETTINGS])
         raise InvalidInput(f"{name}: cannot be set; these can: {allowed}", field=name)
     request.update_mask.paths.append(name)
+
+
+@click.command()
+@click.argument("project")
+@click.argument("output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@address_option
+@home_option()
+@json_option
+def demonstrations(project: str, output: Path, address: str | None, home: Path, as_json: bool) -> None:
+    """Write what people would have answered to FILE, as rows for `preceptor train sft`.
+
+    {messages} where the prompt is a conversation, {prompt, completion} where it is text.
+    """
+    if not output.parent.is_dir():
+        raise InvalidInput(f"{output}: there is no folder {output.parent}", field="output")
+    staged = output.with_name(output.name + ".part")
+    with FeedbackClient(address_of("feedback", home, address)) as client, staged.open("w", encoding="utf-8") as file:
+        rows = 0
+        for demonstration in demonstrations_of(client, project):
+            file.write(json.dumps(sft_row(demonstration)) + "\n")
+            rows += 1
+    staged.replace(output)
+    if as_json:
+        print_json({"project": project, "rows": rows, "file": str(output)})
+        return
+    click.echo(f"{rows} demonstrations -> {output}")
+
+
+def demonstrations_of(client: FeedbackClient, project: str) -> Iterator[feedback_pb2.Demonstration]:
+    """All of a project, oldest first."""
+    request = pb.ListDemonstrationsRequest(project_id=project, page_size=1000)
+    while True:
+        page = client.list_demonstrations(request)
+        yield from page.demonstrations
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            return
+
+
+def sft_row(demonstration: feedback_pb2.Demonstration) -> dict[str, Any]:
+    """One row of supervised fine-tuning."""
+    prompt = demonstration.prompt
+    if prompt.WhichOneof("content") == "conversation":
+        turns = [{"role": turn.role, "content": turn.content} for turn in prompt.conversation.messages]
+        return {"messages": [*turns, {"role": "assistant", "content": demonstration.text}]}
+    return {"prompt": prompt.text, "completion": demonstration.text}

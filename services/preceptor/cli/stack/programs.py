@@ -64,6 +64,7 @@ class ProgramFactory:
 
     def _feedback(self) -> Program:
         env = self._service("feedback", None, 7120, 7220) | self._feedback_database()
+        env["PRECEPTOR_FEEDBACK_ACCESS"] = "open"  # on loopback
         return Program("feedback", _module("preceptor.feedback"), env)
 
     def _feedback_worker(self) -> Program:

@@ -135,7 +135,7 @@ class GrpcFeedback:
     async def rater_report(self, project_id: str) -> rater_types.RaterReport:
         """Measures the raters; the first time after new votes takes the service a second or two."""
         request = pb.GetRaterReportRequest(project_id=project_id)
-        answer = await self._client.rater_report(request, timeout_s=max(self._timeout_s, REPORT_TIMEOUT_S))
+        answer = await self._client.get_rater_report(request, timeout_s=max(self._timeout_s, REPORT_TIMEOUT_S))
         return rater_converters.report(answer.report)
 
     async def set_rater_state(

@@ -231,3 +231,50 @@ log_readers = Table(
     Column("name", String(63), primary_key=True),
     Column("sequence", BigInteger, nullable=False),
 )
+
+# The one table where people and their pseudonyms stand together.
+users = Table(
+    "users",
+    metadata,
+    Column("user_id", String(36), primary_key=True),
+    Column("login", Text, nullable=False),
+    Column("rater_id", String(63), nullable=False),
+    Column("role", String(9), nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("locked", Boolean(create_constraint=False), nullable=False),
+    Column("issuer", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    UniqueConstraint("login"),
+    UniqueConstraint("rater_id"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String(36), primary_key=True),
+    Column("user_id", ForeignKey("users.user_id"), nullable=False),
+    Column("secret_hash", String(64), nullable=False),
+    Column("label", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    UniqueConstraint("secret_hash"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("secret_hash", String(64), primary_key=True),
+    Column("user_id", ForeignKey("users.user_id"), nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("sequence", Serial, primary_key=True),
+    Column("time", UtcTime, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    sqlite_autoincrement=True,
+)

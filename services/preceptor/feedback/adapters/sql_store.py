@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from preceptor.common.errors import Overloaded, Unavailable
+from preceptor.feedback.adapters.access_queries import AccessQueries
 from preceptor.feedback.adapters.comparison_queries import ComparisonQueries
 from preceptor.feedback.adapters.lease_queries import LeaseQueries
 from preceptor.feedback.adapters.rater_queries import RaterQueries
@@ -25,7 +26,7 @@ LOCK_TIMEOUT_S = 10.0
 RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03"})  # serialisation, deadlock, lock not available
 
 
-class SqlTransaction(ComparisonQueries, LeaseQueries, VoteQueries, RaterQueries):
+class SqlTransaction(ComparisonQueries, LeaseQueries, VoteQueries, RaterQueries, AccessQueries):
     """All queries over one connection."""
 
     def __init__(self, connection: Connection) -> None:
@@ -33,6 +34,7 @@ class SqlTransaction(ComparisonQueries, LeaseQueries, VoteQueries, RaterQueries)
         LeaseQueries.__init__(self, connection)
         VoteQueries.__init__(self, connection)
         RaterQueries.__init__(self, connection)
+        AccessQueries.__init__(self, connection)
 
 
 class SqlStore:

@@ -1,0 +1,1 @@
+"""Who may do what: users, roles, keys, sessions, the audit trail. Votes know pseudonyms alone."""
