@@ -1,11 +1,14 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from preceptor.cli.bench import pipeline_real, pipeline_simulated
 from preceptor.cli.bench.pipeline import Real, cost_figures, real_figures
 from preceptor.cli.bench.pipeline_real import Cores, Phase, Shape, calibrated, phase_of, scaled, split_cores
 from preceptor.cli.bench.pipeline_simulated import ControlCost
 from preceptor.common.errors import FailedPrecondition, InternalError
+from preceptor.learner.run_configs.rl import RlConfig
 
 SHAPE = Shape(width=8, epochs=1, tokens=64)
 
@@ -60,6 +63,19 @@ def test_a_batch_is_scaled_in_whole_groups_and_never_to_nothing() -> None:
     assert scaled(SHAPE, 1.2).batch_size == 40
     assert scaled(SHAPE, 0.01).batch_size == 4
     assert all(scaled(SHAPE, factor / 10).batch_size % 4 == 0 for factor in range(1, 40))
+
+
+@pytest.mark.parametrize("max_staleness", [0, 2])
+def test_both_modes_are_valid_runs(max_staleness: int) -> None:
+    config = RlConfig(**pipeline_real.run_config("bench-equal", Path("model"), SHAPE, max_staleness, 12))
+    assert (config.batch_size, config.max_staleness, config.in_flight) == (32, max_staleness, "fixed")
+
+
+@pytest.mark.parametrize("generators", [1, 3, 10, 100])
+def test_a_simulated_system_of_any_size_is_a_valid_run(generators: int) -> None:
+    config = RlConfig(**pipeline_simulated.run_config(Path("folder"), generators))
+    in_flight = (config.max_staleness + 1) * config.batch_size
+    assert in_flight >= 2 * 8 * (generators - 1)
 
 
 def test_streaming_is_compared_round_by_round() -> None:

@@ -121,7 +121,7 @@ class RealRun:
         first = self._steps + SKIPPED + 1
         self._steps += SKIPPED + steps
         path = self._folder / f"{self._run_id}.yaml"
-        config = write_config(path, self._config(shape, max_staleness))
+        config = write_config(path, run_config(self._run_id, self._model, shape, max_staleness, self._steps))
         log_path = self._folder / f"{self._run_id}-{self._steps}.log"
         settings = {**self._common(self._cores.learner), "port": 0, "metrics_port": 0}
         settings |= {"reward_address": self._light.reward_address, "drain_timeout_s": 0.2}
@@ -141,28 +141,30 @@ class RealRun:
             "log_level": "WARNING",
         }
 
-    def _config(self, shape: Shape, max_staleness: int) -> dict[str, Any]:
-        rng = random.Random(0)
-        return {
-            "kind": "rl",
-            "run_id": self._run_id,
-            "model": str(self._model),
-            "prompts": {"items": [random_text(_PROMPT_WORDS, rng) for _ in range(_PROMPTS)]},
-            "reward": {"name": "bench"},
-            "batch_size": shape.batch_size,
-            "group_size": GROUP,
-            "total_steps": self._steps,
-            "in_flight": "fixed",
-            "max_staleness": max_staleness,
-            "sampling": {"max_tokens": shape.tokens},
-            "ppo": {"epochs": shape.epochs, "total_updates": 1_000_000, "optimizer": {"learning_rate": 1e-7}},
-            "checkpoint": {"every_steps": 10},
-        }
-
     def _metrics(self, first: int) -> list[dict[str, Any]]:
         path = self._folder / "runs" / self._run_id / "metrics.jsonl"
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [row for row in rows if row["step"] >= first - 1]
+
+
+def run_config(run_id: str, model: Path, shape: Shape, max_staleness: int, total_steps: int) -> dict[str, Any]:
+    """The learner's config of one phase."""
+    rng = random.Random(0)
+    return {
+        "kind": "rl",
+        "run_id": run_id,
+        "model": str(model),
+        "prompts": {"items": [random_text(_PROMPT_WORDS, rng) for _ in range(_PROMPTS)]},
+        "reward": {"name": "bench"},
+        "batch_size": shape.batch_size,
+        "group_size": GROUP,
+        "total_steps": total_steps,
+        "in_flight": "fixed",
+        "max_staleness": max_staleness,
+        "sampling": {"max_tokens": shape.tokens},
+        "ppo": {"epochs": shape.epochs, "total_updates": 1_000_000, "optimizer": {"learning_rate": 1e-7}},
+        "checkpoint": {"every_steps": 10},
+    }
 
 
 def phase_of(rows: Sequence[dict[str, Any]], batch_size: int) -> Phase:

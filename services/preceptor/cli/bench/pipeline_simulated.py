@@ -75,13 +75,14 @@ def _start(folder: Path, stack: ExitStack, light: LightParts, generators: int, t
     env = service_env("simulated_generation", simulated)
     stand_in = Peer(f"{_MODULE}.simulated_generators", env, folder / "generators.log")
     stack.enter_context(stand_in).wait_ready(START_TIMEOUT_S)
-    config = write_config(folder / "rl.yaml", _config(folder, generators))
+    config = write_config(folder / "rl.yaml", run_config(folder, generators))
     env = service_env("learner", {**common, "port": 0, "metrics_port": 0, "reward_address": light.reward_address})
     learner = Peer(f"{_MODULE}.simulated_learner", env, folder / "learner.log", arguments=[str(config)])
     return stack.enter_context(learner).wait_ready(START_TIMEOUT_S)
 
 
-def _config(folder: Path, generators: int) -> dict[str, Any]:
+def run_config(folder: Path, generators: int) -> dict[str, Any]:
+    """The run that so many generators can keep up with."""
     return {
         "kind": "rl",
         "run_id": RUN,
