@@ -8,7 +8,20 @@ import pytest
 from tests.integration.learner.world import Run, World, running_world
 from tests.support.models import build_policy
 
-BASIC_RUNS = ("plain", "sync", "killed", "redis", "term", "service", "broken", "drop", "again", "control", "switch")
+BASIC_RUNS = (
+    "plain",
+    "ranks",
+    "sync",
+    "killed",
+    "redis",
+    "term",
+    "service",
+    "broken",
+    "drop",
+    "again",
+    "control",
+    "switch",
+)
 RUNS = (*BASIC_RUNS, "changed", "guarded", "evaluated", "recorded")
 
 

@@ -68,6 +68,20 @@ def test_killed_learner_goes_on_from_its_checkpoint(world, make_run):
     assert stream_length(world, run.run_id) == 0
 
 
+def test_two_ranks_begin_a_run_that_one_goes_on_with(world, make_run):
+    run = make_run("ranks")
+    config = run.config(total_steps=12)
+    learner = run.learner(config, ranks=2).start()
+    run.wait_for_step(5, learner)
+    assert learner.terminate() == 128 + signal.SIGTERM
+    with run.learner(config) as learner:
+        summary = run.finish(learner)
+    assert_closed(summary)
+    assert run.steps() == list(range(1, 13))
+    assert summary["attempts"]["orphaned"] == 0
+    assert summary["mismatch"]["logprob_abs_mean"] < 1e-5
+
+
 def test_run_survives_redis_being_killed(world, make_run):
     run = make_run("redis")
     with run.learner(run.config(total_steps=14)) as learner:

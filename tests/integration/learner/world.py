@@ -96,11 +96,10 @@ class Run:
         path.write_text(yaml.safe_dump({**values, **changes}))
         return path
 
-    def learner(self, config: Path) -> ServiceProcess:
-        """A learner process, not started."""
-        return self.world.service(
-            "learner", port=self.port, reward_address=self.world.reward_address, args=[str(config)]
-        )
+    def learner(self, config: Path, ranks: int = 1) -> ServiceProcess:
+        """A learner process (with several ranks, their launcher), not started."""
+        args = [str(config), "--nproc", str(ranks)]
+        return self.world.service("learner", port=self.port, reward_address=self.world.reward_address, args=args)
 
     def summary(self) -> dict[str, Any]:
         return json.loads((self.folder / "summary.json").read_text())
