@@ -36,7 +36,7 @@ class RetryPolicy:
 
     initial_s: float = 0.1
     factor: float = 2.0
-    max_s: float = 5.0
+    max_s: float = 2.0
     jitter: float = 0.2
     few_attempts: int = 3
 

@@ -44,7 +44,7 @@ PAIRS: list[Pair] = [
     (LoopClient, AsyncLoopClient, loop_service_pb2.DESCRIPTOR.services_by_name["LoopService"]),
 ]
 DESCRIPTORS = Path(__file__).parents[3] / "protos" / "descriptors.binpb"
-SHORT_NAMES = {"GetStatus": "status", "GetStats": "stats", "GetRaterReport": "rater_report"}
+SHORT_NAMES = {"GetStatus": "status", "GetStats": "stats"}
 METHODS = [
     pytest.param(sync, aio, service, method, id=f"{service.name}.{method.name}")
     for sync, aio, service in PAIRS

@@ -3,7 +3,7 @@
 import pytest
 
 from preceptor.learner.pump.accounting import Accounting, AccountingError, AttemptCounts, GroupCounts
-from preceptor.learner.pump.attempts import AttemptLimits, Disposition, Outcome
+from preceptor.learner.pump.attempts import AttemptLimits, Disposition, Outcome, patience_s
 from preceptor.learner.pump.ledger import Ledger
 
 
@@ -98,6 +98,12 @@ def test_everything_is_sent_again_once_after_twice_the_patience_without_any_resu
     assert ledger.resend_stragglers(12.0, 5.0) == 1
     assert [(o.issue_index, o.attempt) for o in ledger.due_orders(12.0)] == [(1, 2), (2, 2), (3, 2)]
     assert ledger.resend_stragglers(90.0, 5.0) == 0, "once"
+
+
+def test_patience_comes_from_three_in_four_of_the_recent_groups():
+    assert patience_s([2.0] * 6 + [40.0] * 2, 4.0, 5.0) == 8.0, "an outage made two of them slow"
+    assert patience_s([2.0, 3.0, 40.0, 40.0], 4.0, 5.0) == 160.0
+    assert patience_s([0.1], 4.0, 5.0) == 5.0
 
 
 def test_order_that_is_held_back_does_not_expire_and_its_deadline_begins_when_it_is_sent():

@@ -1,5 +1,6 @@
 """What is sent, what comes back, and how often it is tried."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -49,3 +50,10 @@ class Disposition(StrEnum):
     ORPHANED = "orphaned"
     REDELIVERED = "redelivered"
     FOREIGN = "foreign"
+
+
+def patience_s(recent_s: Collection[float], factor: float, at_least_s: float) -> float:
+    """How long a group may take before it counts as a straggler: `factor` times what three in four recent ones stayed
+    within. The slowest quarter does not count: an outage makes groups slow that have nothing long about them.
+    """
+    return max(at_least_s, factor * sorted(recent_s)[3 * (len(recent_s) - 1) // 4])

@@ -30,7 +30,7 @@ class AttemptSender(Protocol):
 class PumpSettings:
     """total_steps: bounds what is issued. max_consecutive_abandoned: groups without any success before giving up.
 
-    straggler_factor: a group that takes so many times as long as the slowest of the recent ones, and min_patience_s at
+    straggler_factor: a group that takes so many times as long as three in four recent ones, and min_patience_s at
     least, is sent again before its deadline; 0: never.
     """
 

@@ -12,7 +12,7 @@ from typing import Any
 from preceptor.common.errors import FailedPrecondition, PreceptorError, Unavailable
 from preceptor.common.telemetry import get_logger
 from preceptor.learner.pump.accounting import Accounting
-from preceptor.learner.pump.attempts import Disposition, Outcome, SendOrder
+from preceptor.learner.pump.attempts import Disposition, Outcome, SendOrder, patience_s
 from preceptor.learner.pump.credit import Credit
 from preceptor.learner.pump.in_flight import InFlightLimit, StepObservation
 from preceptor.learner.pump.ledger import Ledger
@@ -317,10 +317,10 @@ class Pump:
         settings = self._settings
         if settings.straggler_factor == 0 or len(self._seconds) < settings.groups_per_batch:
             return
-        patience_s = max(settings.min_patience_s, settings.straggler_factor * max(self._seconds))
-        late = self._ledger.resend_stragglers(now_s, patience_s)
+        patience = patience_s(self._seconds, settings.straggler_factor, settings.min_patience_s)
+        late = self._ledger.resend_stragglers(now_s, patience)
         if late:
-            log.warning("groups sent again before their deadline", count=late, patience_s=round(patience_s, 2))
+            log.warning("groups sent again before their deadline", count=late, patience_s=round(patience, 2))
 
     def _check_progress(self) -> None:
         abandoned = self._ledger.consecutive_abandoned

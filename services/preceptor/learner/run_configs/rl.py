@@ -160,8 +160,8 @@ class RlConfig(RunConfig):
         default=4.0,
         ge=0,
         le=1000,
-        description="A group that takes this many times as long as the slowest of the recent ones (and 5 s at least) "
-        "while later ones arrive is sent again before its deadline, once; 0: never.",
+        description="A group that takes this many times as long as three in four of the recent ones (and 5 s at least) "
+        "while later ones arrive, or twice that while none does, is sent again before its deadline, once; 0: never.",
     )
     max_attempts: int = Field(default=4, ge=1, le=100, description="Attempts per group before it is abandoned.")
     retry_backoff_s: float = Field(
