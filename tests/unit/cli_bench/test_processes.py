@@ -12,6 +12,7 @@ import pytest
 
 from preceptor.cli.bench.processes import Peer, service_env
 from preceptor.common.errors import DeadlineExceeded, FailedPrecondition
+from preceptor.common.process import kill_group
 from preceptor.common.waiting import wait_until
 
 ECHO = """
@@ -93,7 +94,10 @@ def test_a_peer_dies_with_a_killed_bench(peer_module: str, tmp_path: Path) -> No
         assert bench.stdout is not None
         pid = int(bench.stdout.readline())
         os.kill(bench.pid, signal.SIGKILL)
-    wait_until(lambda: not alive(pid), 10, "the stopped peer to end")
+    try:
+        wait_until(lambda: not alive(pid), 10, "the stopped peer to end")
+    finally:
+        kill_group(pid)  # its own child is on no leash
 
 
 def test_settings_become_the_services_variables() -> None:
