@@ -95,6 +95,11 @@ class RlSystem:
         with LearnerClient(f"127.0.0.1:{7140 + self._port_base}") as client:
             client.stop(pb.StopRequest(reason="the test has seen enough"), timeout_s=120)
 
+    def signal(self, number: int) -> None:
+        """Sends `preceptor train rl` itself a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def join(self, timeout_s: float = 120) -> int:
         """The exit code of `preceptor train rl`."""
         assert self._process is not None

@@ -35,10 +35,10 @@ def run_rl(config: Path, layout: Layout, nproc: int = 1) -> int:
         raise InvalidInput(f"{config}: kind is {run.kind}, not rl", field="kind")
     stack = _stack_for(run, layout)
     ours = not stack.supervisor.is_running()
-    if ours:
-        click.echo("starting Redis, reward, rollout and generation …", err=True)
-        stack.up()
     try:
+        if ours:
+            click.echo("starting Redis, reward, rollout and generation …", err=True)
+            stack.up()
         light = [name for name in ("redis", *stack.metrics_ports()) if not name.startswith(("generation", "learner"))]
         stack.wait_ready(light, READY_TIMEOUT_S)
         return _run_job(stack, config, run, nproc)

@@ -15,6 +15,7 @@ import yaml
 from preceptor.common.errors import InternalError
 
 _TIMEOUT_S = 1800.0
+_STOP_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,16 @@ def run_ours(config: dict[str, Any], folder: Path, *, port_base: int) -> Timed:
     home = folder / "home"
     command = [sys.executable, "-m", "preceptor.cli", "train", "rl", str(folder / "rl.yaml"), "--home", str(home)]
     began = time.time()
-    done = subprocess.run(
-        [*command, "--port-base", str(port_base)], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-    )
-    if done.returncode:
-        raise InternalError(f"preceptor train rl failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    log = folder / "train.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([*command, "--port-base", str(port_base)], stdout=output, stderr=subprocess.STDOUT)
+        try:
+            code = process.wait(_TIMEOUT_S)
+        finally:
+            process.terminate()  # takes its services down, whatever ended the wait
+            process.wait(_STOP_TIMEOUT_S)
+    if code:
+        raise InternalError(f"preceptor train rl failed:\n{log.read_text()[-3000:]}")
     run = home / "artifacts" / "runs" / config["run_id"]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return timed(rows, began)
