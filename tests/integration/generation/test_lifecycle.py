@@ -75,7 +75,7 @@ async def test_waits_for_weights_serves_and_hands_back_on_sigterm(
     completions = [completion for answer in answers for completion in answer.completions]
     ends = {completion.finish_reason for completion in completions}
     assert ends == {text_pb2.FINISH_REASON_HANDED_BACK}
-    assert sum(len(completion.token_ids) > 0 for completion in completions) >= 32
+    assert sum(len(completion.token_ids) > 0 for completion in completions) >= 31, "of 32 places one was the stream's"
     for completion in completions:
         assert len(completion.token_ids) == len(completion.sampling_logprobs)
         assert sum(span.end - span.begin for span in completion.version_spans) == len(completion.token_ids)
@@ -90,10 +90,11 @@ async def collect_stream(client: AsyncGenerationClient) -> list[text_pb2.Complet
 
 def check_handed_back_stream(deltas: list[text_pb2.Completion]) -> None:
     """What was held back for a full delta came with the hand-back: the deltas are the tokens that the spans cover."""
-    *written, last = [delta for delta in deltas if delta.token_ids or delta.finish_reason]
+    written = [delta for delta in deltas if delta.token_ids or delta.finish_reason]
+    last = written[-1]
     assert last.finish_reason == text_pb2.FINISH_REASON_HANDED_BACK
     assert len(written[0].token_ids) == 1
-    assert 0 < len(written[-1].token_ids) < 1024
+    assert 0 < len(last.token_ids) < 1024
     count = sum(len(delta.token_ids) for delta in written)
     assert count == sum(len(delta.sampling_logprobs) for delta in written)
     assert [(span.begin, span.end) for span in last.version_spans] == [(0, count)]

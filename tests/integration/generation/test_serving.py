@@ -209,7 +209,7 @@ async def test_no_token_is_labelled_with_a_version_that_did_not_compute_it(serve
                 spans += 1
                 tokens = set(completion.token_ids[span.begin : span.end])
                 assert tokens == {FIRST_TELLTALE + span.policy_version}
-    assert spans > 2 * 64, "updates were to happen while sequences ran"
+    assert spans > 64, "updates were to happen while sequences ran"
 
 
 def test_a_seed_gives_the_same_group_again_and_distinct_members(served: Served) -> None:

@@ -20,6 +20,7 @@ from preceptor.generation.adapters.stager import PolicyStager
 from preceptor.learner.adapters.policy_store import PolicyStore
 from preceptor.learner.adapters.publisher import Publisher
 from preceptor.learner.adapters.run_checkpoints import RunCheckpoints
+from preceptor.learner.run_configs.base import CheckpointConfig
 from preceptor.learner.run_configs.rl import PublishConfig
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.weights import Weights, content
@@ -155,7 +156,7 @@ def test_checkpoints_live_in_a_bucket(s3: ObjectStore, tmp_path: Path) -> None:
     store.delete(rel)
     assert not store.exists(rel)
     assert not list((tmp_path / "cache").rglob("state.bin")), "the local copy goes as well"
-    assert RunCheckpoints(store, "r", keep=2, scratch=tmp_path / "scratch").load() is None
+    assert RunCheckpoints(store, "r", CheckpointConfig(keep=2), scratch=tmp_path / "scratch").load() is None
 
 
 def test_errors_say_what_to_do(s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
