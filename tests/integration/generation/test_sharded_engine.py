@@ -17,20 +17,24 @@ EXACT = 1e-5
 
 
 def _through_an_update(generator: Generator, new: Path) -> tuple[list[int], list[text_pb2.Completion]]:
-    """A prompt, and completions that began with version 0 and ended with version 1."""
+    """A prompt, and its completions, group after group until version 1 is in force: some run through the switch."""
     rng = random.Random(0)
     prompt = [rng.randrange(5, 380) for _ in range(PROMPT_TOKENS)]
     done: list[text_pb2.Completion] = []
 
+    updated = threading.Event()
+
     def write() -> None:
-        answer = generator.client.generate(request(prompt, n=4, max_tokens=180), timeout_s=120)
-        done.extend(answer.completions)
+        while not updated.is_set():
+            answer = generator.client.generate(request(prompt, n=4, max_tokens=180), timeout_s=120)
+            done.extend(answer.completions)
 
     writing = threading.Thread(target=write)
     writing.start()
     wait_until(lambda: generator.status().running_requests == 4, 30, "the group to be written")
     generator.publish(1, new)
     generator.wait_version(1)
+    updated.set()
     writing.join(120)
     return prompt, done
 
