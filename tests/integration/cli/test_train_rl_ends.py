@@ -13,7 +13,8 @@ def test_sigterm_ends_it_as_ctrl_c_does(tmp_path: Path) -> None:
     system = RlSystem(tmp_path, port_base=17000)
     system.start()
     try:
-        system.wait(lambda: (tmp_path / "home" / "stack.json").exists() and system.pid("redis"), 60, "Redis")
+        up = tmp_path / "home" / "supervisor" / "supervisor.sock"
+        system.wait(lambda: up.exists() and system.stack.supervisor.is_running() and system.pid("redis"), 60, "Redis")
         system.signal(signal.SIGTERM)
         assert system.join() == 130, system.explain("another exit code")
         assert left_over(system.home) == []
